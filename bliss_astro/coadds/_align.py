@@ -170,8 +170,8 @@ def align_exposures(
         aligned = resample(exposure, grid, rng=rng, name=f'exposures[{k}]')
         if aligned is None:
             msg = (
-                f'exposures[{k}] does not overlap with the grid of wcs_out and '
-                f'shape_out={grid.shape}, or has no good pixel there. Leave it out.'
+                f'exposures[{k}] does not overlap with the grid of {grid.shape} '
+                'pixels, or has no good pixel there. Leave it out.'
             )
             raise ValueError(msg)
         results.append(aligned)
@@ -288,7 +288,7 @@ def _check_scale(area, name):
         msg = (
             f'the pixels of the grid are {scale:.3g} times as wide as those of '
             f'{name}; allowed is {1 / _LARGEST_SCALE} to {_LARGEST_SCALE}. '
-            'Bin the finer image first, or give a wcs_out in between.'
+            'Bin the finer image first, or choose a grid in between.'
         )
         raise ValueError(msg)
 

@@ -90,9 +90,9 @@ def align_bands(
     resample = Resampler(method, parallel, block_size, n_noise)
     rng, found = check_rng(rng), by_band(exposures)
     reference = choose_reference(found, reference)
-    names = {band: f'exposures[{band.name!r}]' for band in found if found[band]}
-    for band, name in names.items():
-        check_exposure(found[band], name)
+    names = {band: f'band {band.name!r}' for band in found if found[band]}
+    for band in names:
+        check_exposure(found[band], f'exposures[{band.name!r}]')
     grid = OutputGrid(found[reference].wcs, found[reference].shape)
 
     def align(work):

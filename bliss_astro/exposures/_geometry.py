@@ -24,9 +24,11 @@ _N_PLACES = 5
 # wcslib takes NaN for its mark of what is not defined, 9.9e107, and counts on.
 _UNDEFINED = 1e100
 # Largest shift between bands that is looked for (pixels), light of a pixel by which it
-# is seen (sigma), what is wider than sources (pixels), and sigma of the peak of the
-# correlation.
+# is seen (sigma), what is wider than sources (pixels), sigma of the peak of the
+# correlation, and the fewest pixels of light in both beyond those by chance, of which
+# the most frequent of 1,000 shifts may have as many sigma more.
 _LARGEST_SHIFT, _LIGHT, _WIDE, _PEAK_SIGMA = 16, (3.0, 30.0), 9, 10.0
+_FEWEST_SHARED = 5
 # Points along each axis, and degree of distortions, where a WCS is fitted anew.
 _N_FIT_POINTS, _SIP_DEGREE = 16, 3
 # Largest lag (pixels) at which the correlation of joined noise is counted.
@@ -112,18 +114,18 @@ def image_shift(one, other):
     """
     Shift (dx, dy) in pixels of the sources of an exposure against those of another.
 
-    The peak of their cross-correlation, NaN if none stands out.
+    The peak of their cross-correlation, NaN if none stands out or light is no more than
+    noise.
     """
     from scipy.fft import irfft2, next_fast_len, rfft2
     from scipy.ndimage import uniform_filter
 
-    shape, spectra = (
-        [next_fast_len(n + _LARGEST_SHIFT, real=True) for n in one.shape],
-        [],
-    )
+    shape = [next_fast_len(n + _LARGEST_SHIFT, real=True) for n in one.shape]
+    spectra, bright = [], []
     for exposure in (one, other):
         pull = (exposure.data - exposure.background) / exposure.bkg_error
         light = np.clip(np.where(exposure.mask, 0, pull), *_LIGHT).astype(np.float32)
+        bright.append(light > _LIGHT[0])
         # Without what is wider than stars: unresolved light, remains of the sky.
         spectra.append(rfft2(light - uniform_filter(light, _WIDE), shape))
     correlation = irfft2(spectra[0] * np.conj(spectra[1]), shape)
@@ -135,6 +137,11 @@ def image_shift(one, other):
     y, x = np.unravel_index(np.argmax(near[1:-1, 1:-1]), (2 * reach - 1,) * 2)
     part = near[y : y + 3, x : x + 3]
     if not part[1, 1] > level + _PEAK_SIGMA * scatter:
+        return np.nan, np.nan
+    back = np.roll(bright[0], (_LARGEST_SHIFT - y, _LARGEST_SHIFT - x), (0, 1))
+    by_chance = np.prod([own.mean() for own in bright]) * back.size
+    least = by_chance + _FEWEST_SHARED * (1 + np.sqrt(by_chance))
+    if np.count_nonzero(back & bright[1]) < least:
         return np.nan, np.nan
     # Parabolas through the peak and its neighbours.
     slopes = (part[1, 2] - part[1, 0]) / 2, (part[2, 1] - part[0, 1]) / 2

@@ -251,7 +251,7 @@ class ColourPrior(SavedPrior):
         flux, which = self._flux(magnitude), is_galaxy.long()
         away = log_ratio[..., None, :] - parts.means(flux, which)
         away = away[..., parts.others]
-        white = (parts.whitening[which] @ away[..., None])[..., 0]
+        white = (parts.whitening[which].to(away) @ away[..., None])[..., 0]
         density = parts.log_scale[which] - 0.5 * (white**2).sum(-1)
         return (parts.weight(flux, which).log_softmax(-1) + density).logsumexp(-1)
 

@@ -10,6 +10,7 @@ from astropy.io import fits
 from astropy.nddata import CCDData
 from astropy.wcs import WCS
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.ndimage import gaussian_filter
 
 from bliss_astro.coadds import Coadd
 from bliss_astro.exposures import BANDS, Band, Exposure, ExposureSet
@@ -258,6 +259,16 @@ def test_shifts():
     assert_allclose(shifts['g'], (1.7, -3.2), atol=0.1)
     assert_allclose(shifts['z'], (0, 0.2), atol=0.1)
     assert np.isnan(shifts['u']).all()
+
+
+@pytest.mark.parametrize('width', [0.0, 0.7])
+def test_noise_has_no_shift(width):
+    rng = np.random.default_rng(4)
+    for _ in range(3):
+        images = gaussian_filter(rng.normal(size=(2, 96, 128)), (0, width, width))
+        images /= 0.8 * images.std()
+        pair = {'g': make(images[0], bkg_error=1), 'r': make(images[1], bkg_error=1)}
+        assert np.isnan(list(ExposureSet(pair, reference='r').shifts()['g'])).all()
 
 
 class TestFromImages:

@@ -37,6 +37,20 @@ def draw(prior, generator, magnitude, galaxy, bands, reference=0, n=20_000):
     return drawn.double().numpy() / -MAGNITUDE
 
 
+def test_double_precision(prior, generator):
+    magnitude = torch.linspace(17, 24, 40, dtype=torch.float64)
+    which = torch.arange(40) % 2 > 0
+    ratio = prior.sample(magnitude, which, list('gri'), 1, generator=generator)
+    given = magnitude, which, list('gri'), 1
+    found = prior.log_prob(ratio.double(), *given)
+    assert found.dtype == torch.float64
+    plain = prior.log_prob(ratio.float(), magnitude.float(), *given[1:])
+    assert_allclose(found, plain, atol=1e-3)
+    mean, cov = prior.conditional(*given, log_ratio=ratio.double())
+    assert mean.isfinite().all()
+    assert cov.isfinite().all()
+
+
 def simple():
     """Stars of one Gaussian, galaxies of two."""
     rng = np.random.default_rng(1)
