@@ -115,8 +115,8 @@ class Field:
 @functools.lru_cache(maxsize=64)
 def _read_arrays(path):
     try:
-        with np.load(path) as file:
-            return dict(file)
+        with path.open('rb') as file, np.load(file) as arrays:
+            return dict(arrays)
     except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise _damaged(path, error) from error
 
