@@ -7,6 +7,7 @@ import functools
 import operator
 
 import torch
+from torch.nn import functional as F
 
 from bliss_astro._arguments import require
 from bliss_astro.encoders import Encoder
@@ -33,7 +34,6 @@ _NEW_INPUTS_LAST = (
     'stem_first.weight',
     'modulation.0.weight',
     'position.0.weight',
-    'extended.0.weight',
 )
 _NEW_TYPES_LAST = ('head.from_neighbours.weight',)
 
@@ -199,8 +199,6 @@ def _fitted(key, value, like, config, *, new_types):
     if value.dim() < 2 or like[:, :1].shape != value[:, :1].shape:
         return value
     more, place = like.shape[1] - value.shape[1], value.shape[1]
-    if more < 0 and key.endswith('extended.0.weight'):
-        return value[:, :more]
     if key.startswith('sources.') and key.endswith('.mix.0.weight'):
         # Conditions stand before the features of the tile.
         place -= config.width
@@ -213,10 +211,22 @@ def _fitted(key, value, like, config, *, new_types):
     return torch.cat([value[:, :place], empty, value[:, place:]], 1)
 
 
+def _of_types(value, n_inputs, bands):
+    """
+    Weights of the layer of types for some inputs, zeros for new ones.
+
+    Those of shapes come last but the evidence of colours, which is there in several
+    bands: those of the weights, and those that are wanted.
+    """
+    n, (own, wanted) = value.shape[1], (N_EVIDENCE * several for several in bands)
+    first, evidence = value[:, : n - own], value[:, n - own :]
+    more = n_inputs - wanted - first.shape[1], wanted - own
+    parts = F.pad(first, (0, more[0])), F.pad(evidence, (0, more[1]))
+    return torch.cat(parts, 1)
+
+
 def _without_bands(key, value, width):
     """Weights of a layer without inputs of bands, the last but features of tiles."""
-    if key.endswith('extended.0.weight'):
-        return value[:, :-N_EVIDENCE]
     if key.endswith('modulation.0.weight'):
         return value[:, :-N_BAND]
     if key.startswith('sources.') and key.endswith('.mix.0.weight'):
@@ -244,9 +254,12 @@ def start_from(encoder, name):
     new_types = config.galaxies and not other.config.galaxies
     given = {}
     fits = all(getattr(config, s) == getattr(other.config, s) for s in _SIZES)
-    one_band = other.config.bands and not config.bands
+    bands = other.config.bands, config.bands
+    one_band = bands == (True, False)
     for key, value in other.state_dict().items():
         if key in own:
+            if key.endswith('extended.0.weight'):
+                value = _of_types(value, own[key].shape[1], bands)
             value = _without_bands(key, value, config.width) if one_band else value
             value = _fitted(key, value, own[key], config, new_types=new_types)
             fits &= value.shape == own[key].shape

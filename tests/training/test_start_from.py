@@ -10,6 +10,8 @@ import torch
 
 from bliss_astro.encoders import Encoder, EncoderConfig, EncoderInputs
 from bliss_astro.encoders._inputs import training_pair
+from bliss_astro.posteriors._colours import N_EVIDENCE
+from bliss_astro.posteriors._shape_layers import N_ELLIPSE
 from bliss_astro.simulation import SimulationConfig, SimulationStream
 from bliss_astro.training import train_encoder
 from bliss_astro.training._encoder import EncoderTrainer, start_from
@@ -179,3 +181,33 @@ def test_bands_are_left_out():
     with torch.no_grad():
         expected, found = (e.eval()(inputs).log_prob(catalog) for e in (default, one))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize('other', [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize('own', [(True, True), (True, False), (False, True)])
+def test_inputs_of_types_with_and_without_shapes_and_bands(own, other, tmp_path):
+    """
+    Evidence of colours, and ellipses, go to their own inputs, or are new.
+    """
+    sizes = {'width': 8, 'n_blocks': 1, 'stem_width': 8, 'head_width': 8}
+
+    def encoder_of(bands, shapes):
+        return Encoder(
+            EncoderConfig(**sizes, galaxies=True, bands=bands, shapes=shapes)
+        )
+
+    def parts(encoder, bands, shapes):
+        weight = encoder.head.source[0]['extended'][0].weight.detach()
+        n_first = weight.shape[1] - N_ELLIPSE * shapes - N_EVIDENCE * bands
+        counts = [n_first, N_ELLIPSE * shapes, N_EVIDENCE * bands]
+        return weight.split(counts, 1)
+
+    before, after = encoder_of(*other), encoder_of(*own)
+    before.save(tmp_path / 'before.safetensors')
+    start_from(after, tmp_path / 'before.safetensors')
+    for old, new in zip(parts(before, *other), parts(after, *own), strict=True):
+        if not new.shape[1]:
+            continue
+        # Weights in files have three digits.
+        expected = old if old.shape[1] else torch.zeros_like(new)
+        torch.testing.assert_close(new, expected, rtol=1e-3, atol=1e-3)
