@@ -253,13 +253,11 @@ def main(arguments=None):
     for name, value in (('x', dx), ('y', dy), ('mag', zero_point)):
         truth[name] += value
 
-    def f1(table):
-        return scores(counts(table, truth, cells).sum(1))[2]
-
     rival, n = 'photutils, PSF photometry', len(cells.numbers)
+    rivals = photutils_grid(cutout, origin, arguments.quick)
     tables = {
         OURS: find_ours(cutout, origin, bench.encoder),
-        rival: max(photutils_grid(cutout, origin, arguments.quick), key=f1),
+        rival: max(rivals, key=lambda t: scores(counts(t, truth, cells).sum(1))[2]),
         'SEP': find_sep(cutout, origin),
     }
     found = {method: counts(own, truth, cells) for method, own in tables.items()}

@@ -26,21 +26,19 @@ RECALL_TARGET, CLASS_TARGET, SIGMA_TARGET = '>= 0.96', '>= 0.95', '0.8 to 1.25'
 def read_epochs(folder):
     """Exposures of both runs."""
 
-    def find(pattern):
-        found = sorted(Path(folder).rglob(pattern))
-        if not found:
-            raise FileNotFoundError(f'--data: no file {pattern}')
-        return found[0]
+    def find(kind, run, camcol, field):
+        pattern = f'{kind}-{run:06d}-{camcol}-{field:04d}.fit*'
+        if found := sorted(Path(folder).rglob(pattern)):
+            return found[0]
+        raise FileNotFoundError(f'--data: no file {pattern}')
 
-    return [
-        Exposure.from_sdss(
-            find(f'fpC-{run:06d}-r{camcol}-{field:04d}.fit*'),
-            find(f'psField-{run:06d}-{camcol}-{field:04d}.fit*'),
-            tsfield=find(f'tsField-{run:06d}-{camcol}-*-{field:04d}.fit*'),
-            fpm=find(f'fpM-{run:06d}-r{camcol}-{field:04d}.fit*'),
-        )
-        for run, camcol, field in RUNS
-    ]
+    exposures = []
+    for run, camcol, field in RUNS:
+        image, mask = (find(kind, run, f'r{camcol}', field) for kind in ('fpC', 'fpM'))
+        psf = find('psField', run, camcol, field)
+        table = find('tsField', run, f'{camcol}-*', field)
+        exposures.append(Exposure.from_sdss(image, psf, tsfield=table, fpm=mask))
+    return exposures
 
 
 def detect(exposure, encoder):
