@@ -6,6 +6,7 @@ NDData, total errors and weights: exposures of them, and CCDData of exposures.
 import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData, NDData, StdDevUncertainty
+from scipy.ndimage import distance_transform_edt
 
 from bliss_astro._arguments import first_wrong, must, require, require_type
 
@@ -21,6 +22,8 @@ from ._validate import GivenTwiceError, check_map, check_shape, strip_unit
 _BRIGHT_SIGMA, _MIN_BRIGHT, _RAISED_RATIO, _RANK_CORRELATION = 10.0, 30, 1.1, 0.8
 # A weight map is an inverse variance if the noise it states is right to this factor.
 _WEIGHT_FACTOR = 1.25
+# Share of sources in the variance of a pixel up to which the rest is that of its sky.
+_SOURCE_SHARE = 0.2
 # Half side of the image of the PSF in a CCDData, pixels.
 _PSF_HALF_SIDE = 20
 
@@ -151,8 +154,8 @@ def sky_noise(data, error, effective_gain, *, background=0.0, good):
     """
     Take the sources' share out of a total error; bad pixels keep theirs.
 
-    Where the sources leave nothing to measure the noise of the sky by, it is the median
-    of the other pixels; where they dominate, the error must not be below their noise.
+    Where sources make much of it, the rest would follow each pixel's own noise, and is
+    that of the nearest other pixel. The error must not be below the noise of sources.
     """
     total = np.square(np.asarray(error, dtype=float))
     with np.errstate(invalid='ignore'):
@@ -169,7 +172,14 @@ def sky_noise(data, error, effective_gain, *, background=0.0, good):
             'so it is not the total error; give bkg_error in its place.'
         )
         raise ValueError(msg)
-    rest = np.where(good & ~(rest > 0.25 * level), level, rest)
+    shows_sky = good & (share < _SOURCE_SHARE * total) & (rest > 0.25 * level)
+    if shows_sky.any():
+        rows, columns = distance_transform_edt(
+            ~shows_sky, return_distances=False, return_indices=True
+        )
+        rest = rest[rows, columns]
+    else:
+        rest = np.where(rest > 0.25 * level, rest, level)
     return np.sqrt(np.where(good, rest, total))
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from scipy.ndimage import distance_transform_edt
 
 from bliss_astro._arguments import require
 from bliss_astro._fits import header_wcs
 from bliss_astro._warnings import warn
 from bliss_astro.exposures import ExposureSet
-from bliss_astro.exposures._nddata import sky_noise
 from bliss_astro.exposures._sky import noise_of
 from bliss_astro.units import median_and_scatter
 
@@ -95,34 +95,36 @@ def open_bands(files, read, options):
         return align_bands(exposures)
 
 
-def split_variance(signal, variance, good, *, gain=None, photons=None):
+def split_variance(signal, variance, good, photons=None):
     """
     Noise of the sky (a map), and the gain, of a variance that has the light of sources.
 
-    Unless given, the gain is how the variance grows with sources, or that of
-    ``photons`` alone; None where it does not, or too little to be seen.
+    The noise is that of the nearest pixel without sources. The gain is how the variance
+    grows with sources, or that of ``photons`` alone; None where it does not, or too
+    little to be seen.
     """
     noise = np.sqrt(np.median(variance[good]))
-    if gain is None:
-        gain = _gain_of(signal, variance if photons is None else photons, good, noise)
+    blank = good & (np.abs(signal) < _BLANK_SIGMA * noise)
+    gain = None
     error = np.sqrt(np.where(variance > 0, variance, 0.0), dtype=float)
-    if gain is not None:
-        # Not of the noise, with which variances of some pipelines vary too.
-        bright = np.where(signal > _BLANK_SIGMA * noise, signal, 0.0)
-        error = sky_noise(bright, error, gain, good=good)
+    if blank.any():
+        bright = good & (signal > _BRIGHT_SIGMA * noise)
+        photons = variance if photons is None else photons
+        gain = _gain_of(signal, photons, blank, bright)
+        options = {'return_distances': False, 'return_indices': True}
+        rows, columns = distance_transform_edt(~blank, **options)
+        error = np.where(good, error[rows, columns], error)
     return error, gain
 
 
-def _gain_of(signal, variance, good, noise):
-    values = signal[good], variance[good]
-    blank = np.abs(values[0]) < _BLANK_SIGMA * noise
-    bright = values[0] > _BRIGHT_SIGMA * noise
-    if not blank.any() or np.count_nonzero(bright) < _MIN_BRIGHT:
+def _gain_of(signal, variance, blank, bright):
+    """Light of bright pixels over what their variance has above that of blank ones."""
+    if np.count_nonzero(bright) < _MIN_BRIGHT:
         return None
-    level, scatter = median_and_scatter(values[1][blank])
-    excess = np.median(values[1][bright] - level)
+    level, scatter = median_and_scatter(variance[blank])
+    excess = np.median(variance[bright]) - level
     clear = excess > _CLEAR * scatter
-    return float(np.median(values[0][bright]) / excess) if clear else None
+    return float(np.median(signal[bright]) / excess) if clear else None
 
 
 def scale_noise(exposure):

@@ -434,10 +434,24 @@ class TestNDData:
         ndd = NDData(data, uncertainty=StdDevUncertainty(np.full(SHAPE, 2.0)))
         ndd.uncertainty.array[3, 3] = np.sqrt(4 + 0.999 * 500)
         exposure = Exposure.from_nddata(ndd, effective_gain=2.0)
-        assert_allclose(exposure.bkg_error, np.sqrt(np.where(data > 0, 3.5, 4)))
+        assert_allclose(exposure.bkg_error, 2)
         ndd.uncertainty.array[3, 3] = np.sqrt(500.5)
         exposure = Exposure.from_nddata(ndd, effective_gain=2.0)
         assert_allclose(exposure.bkg_error, 2)
+
+    def test_noise_under_sources_is_that_beside_them(self):
+        """
+        Not what the light of noisy pixels, by an inexact gain, leaves of the total.
+        """
+        rng = np.random.default_rng(4)
+        y, x = np.indices(SHAPE)
+        light = 4000 * np.exp(-((x - 20) ** 2 + (y - 12) ** 2) / 8)
+        variance = 30.0**2 + light / 0.5
+        data = light + rng.normal(size=SHAPE) * np.sqrt(variance)
+        ndd = NDData(data, uncertainty=StdDevUncertainty(np.sqrt(variance)))
+        for gain in (0.45, 0.5, 0.55):
+            noise = Exposure.from_nddata(ndd, effective_gain=gain).bkg_error
+            assert_allclose(noise[light > 500], 30, rtol=0.12)
 
     def test_uncertainty_of_the_sky_alone(self):
         data = np.zeros(SHAPE)

@@ -200,9 +200,9 @@ def _noise(data, variance, good, given):
     level = given['background']
     level = np.median(data[good]) if isinstance(level, str) else level
     signal = np.asarray(data - getattr(level, 'value', level), float)
-    gain = given.get('effective_gain')
-    error, gain = split_variance(signal, variance, good, gain=gain)
-    return {'bkg_error': error, 'effective_gain': gain}
+    error, gain = split_variance(signal, variance, good)
+    own = given.get('effective_gain')
+    return {'bkg_error': error, 'effective_gain': gain if own is None else own}
 
 
 def _zero_point(hdus):

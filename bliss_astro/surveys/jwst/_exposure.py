@@ -107,8 +107,7 @@ def read_exposure(image, **given):
         if photons is not None:
             good &= np.isfinite(photons)
         signal = data - np.median(data[good])
-        known = {'gain': given.get('effective_gain'), 'photons': photons}
-        error, gain = split_variance(signal, error**2, good, **known)
+        error, gain = split_variance(signal, error**2, good, photons)
         stated = {'effective_gain': gain, 'mask': ~good}
         if not {'weight', 'bkg_error'} & set(given):
             # Scaled to the sky below.
