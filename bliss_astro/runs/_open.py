@@ -262,7 +262,7 @@ class Survey:
 
         Returns
         -------
-        dataset : `pyarrow.dataset.Dataset`
+        dataset : ``pyarrow.dataset.Dataset``
             Rows on disk: ``dataset.to_table(columns=..., filter=...)``. The folder
             ``catalog`` is opened by ``lsdb.open_catalog`` too.
         """
