@@ -93,7 +93,7 @@ def draw(fields, region, n, rng):
 
     Parameters
     ----------
-    fields : `~bliss_astro.runs._merge.Fields`
+    fields : `~bliss_astro.runs._done.Fields`
         The fields.
 
     region : `Region`

@@ -105,7 +105,7 @@ def write_hats(fields, folder, run, *, max_rows=200_000):
 
     Parameters
     ----------
-    fields : `~bliss_astro.runs._merge.Fields`
+    fields : `~bliss_astro.runs._done.Fields`
         Fields of the survey.
 
     folder : `~pathlib.Path`

@@ -39,7 +39,7 @@ def survey_maps(fields, order=None):
 
     Parameters
     ----------
-    fields : `~bliss_astro.runs._merge.Fields`
+    fields : `~bliss_astro.runs._done.Fields`
         The fields.
 
     order : int, optional

@@ -9,157 +9,24 @@ neighbours are one source. Of them the row of the owner is primary; where each f
 places the source on the side of another, or each on its own, the most probable one.
 """
 
-import contextlib
-import functools
-import hashlib
-import json
-import zipfile
-import zlib
-from pathlib import Path
-
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ._sky import FieldSky, chord, to_vectors
+from ._sky import axes_at, chord, to_vectors
 
 # Rows at most so many errors apart, and in any case those within one pixel and none
 # beyond three, may be one source.
 _N_SIGMA, _LEAST_REACH, _MOST_REACH = 3.0, 1.0, 3.0
-# Factor of the rank of a field that has less than half of its pixels at a place.
-_MASKED = 1e-6
-# Pixels around a region from which rows may be the same as those inside.
-MARGIN = 20
+# Columns that merging adds: unit, UCD and description.
+_ADDED = (
+    ('ra_err', 'arcsec', 'stat.error;pos.eq.ra', 'Standard error to the east'),
+    ('dec_err', 'arcsec', 'stat.error;pos.eq.dec', 'Standard error to the north'),
+    ('ra_dec_cov', 'arcsec2', 'stat.covariance;pos.eq', 'Covariance of the two'),
+    ('n_fields', '', 'meta.number', 'Number of fields that list the source'),
+    ('other_rows', '', 'meta.id.cross', 'FIELD:ID of its rows in other fields'),
+)
 # Unlikely differences of probabilities, which are rounding.
 _DIGITS = 3
-
-
-class Field:
-    """
-    Field of a survey that is done, as its record states it.
-
-    Parameters
-    ----------
-    folder : `~pathlib.Path`
-        Folder of the run.
-
-    record : dict
-        Its record.
-    """
-
-    __slots__ = ('folder', 'id', 'key', 'numbers', 'owned', 'sky')
-
-    def __init__(self, folder, record):
-        self.folder, self.id, self.owned = folder, record['field'], record.get('owned')
-        self.key, self.numbers = record['key'], dict(record['marginals'])
-        sky = self.numbers.pop('sky')
-        self.sky = None if sky is None else FieldSky(**sky)
-
-    @property
-    def arrays(self):
-        """Marginals by cell, dict of arrays."""
-        return _read_arrays(self.folder / 'fields' / f'{self.id}.npz')
-
-    def read(self, columns=None):
-        """Rows, a table of Arrow; an `OSError` that names a damaged file."""
-        from pyarrow import parquet
-
-        with self._file() as file:
-            rows = parquet.read_table(file, columns=columns)
-            place = [rows[name].to_numpy() for name in ('ra', 'dec')]
-            if not np.isfinite(place).all():
-                msg = 'rows have no place on the sky'
-                raise ValueError(msg)
-        return rows
-
-    def schema(self):
-        """Columns of the rows."""
-        from pyarrow import parquet
-
-        with self._file() as file:
-            return parquet.read_schema(file)
-
-    @contextlib.contextmanager
-    def _file(self):
-        from pyarrow import ArrowException
-
-        path = self.folder / 'fields' / f'{self.id}.parquet'
-        try:
-            with path.open('rb') as file:
-                yield file
-        except (ArrowException, KeyError, OSError, ValueError) as error:
-            raise _damaged(path, error) from error
-
-    def border(self, vectors):
-        """Distance of unit vectors from the border in arcsec; 0 where another owns."""
-        x, y = self.sky.pixels(vectors)
-        ny, nx = self.sky.shape
-        apart = np.min([x + 0.5, nx - 0.5 - x, y + 0.5, ny - 0.5 - y], axis=0)
-        rank = np.nan_to_num(apart.clip(min=0) * self.sky.scale)
-        if self.owned is not None:
-            for values, (low, high) in zip((x, y), self.owned, strict=True):
-                rank = np.where((values >= low - 0.5) & (values < high - 0.5), rank, 0)
-        if self.numbers['share'] < 1 and (inside := rank > 0).any():
-            usable = self.arrays['usable'][self.cells(x[inside], y[inside])]
-            rank[inside] *= np.where(usable >= 50, 1.0, _MASKED)
-        return rank
-
-    def cells(self, x, y):
-        """Rows and columns of the cells of pixels."""
-        cell, shape = self.numbers['cell'], self.sky.shape
-        return tuple(
-            np.floor((v + 0.5).clip(0, n - 1) / cell).astype(int)
-            for v, n in zip((y, x), shape, strict=True)
-        )
-
-
-@functools.lru_cache(maxsize=64)
-def _read_arrays(path):
-    try:
-        with path.open('rb') as file, np.load(file) as arrays:
-            return dict(arrays)
-    except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path, error):
-    """An `OSError` for a file of a field that cannot be read."""
-    return OSError(
-        f'field {path.stem}: {path} is lost or damaged ({error}); remove '
-        f'{path.stem}.json beside it, and run the survey again'
-    )
-
-
-class Fields:
-    """
-    Fields of a survey that are done and have a place on the sky, by their id.
-
-    Parameters
-    ----------
-    fields : list of `Field`
-        The fields.
-    """
-
-    def __init__(self, fields):
-        self.all = sorted(fields, key=lambda field: field.id)
-        self._middles = np.array([f.sky.middle for f in self.all]).reshape(-1, 3)
-        self._radii = np.array([f.sky.radius for f in self.all])
-        self._tree = cKDTree(self._middles)
-        self.margin = MARGIN * max((f.sky.scale for f in self.all), default=1.0)
-
-    @property
-    def state(self):
-        """Hash of what is done: the same for the same results."""
-        text = ' '.join(f'{field.id} {field.key}' for field in self.all)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def touching(self, region):
-        """Those that may have pixels in a region."""
-        if region.middle is None:
-            return self.all
-        reach = chord(region.radius + np.max(self._radii, initial=0) + 2)
-        near = np.array(sorted(self._tree.query_ball_point(region.middle, reach)), int)
-        use = region.may_touch(self._middles[near], self._radii[near])
-        return [self.all[k] for k in near[use]]
 
 
 def owners(fields, vectors):
@@ -272,11 +139,9 @@ def primary_rows(fields, vectors, index, probability, error):
 
 def _is_near(fields, vectors, index, reach):
     """Whether rows are within their error of what their field owns."""
-    axis = np.where(np.abs(vectors[:, 2:]) < 0.9, [[0.0, 0, 1]], [[1.0, 0, 0]])
-    east = np.cross(axis, vectors)
-    east /= np.linalg.norm(east, axis=-1, keepdims=True)
     near, step = np.zeros(len(vectors), bool), chord(reach)[:, None]
-    for way in (east, -east, north := np.cross(vectors, east), -north):
+    axes = axes_at(vectors)
+    for way in (*axes, *-axes):
         near |= owners(fields, vectors + step * way) == index
     return near
 
@@ -299,8 +164,8 @@ def merged(fields, region, schema=None):
     Returns
     -------
     rows : `pyarrow.Table`
-        Rows with ``n_fields``, the number of fields that list the source, and
-        ``other_rows``, the others as ``FIELD:ID``, separated by spaces.
+        Rows with errors on the sky, ``n_fields``, the number of fields that list the
+        source, and ``other_rows``, the others as ``FIELD:ID``, separated by spaces.
     """
     import pyarrow as pa
 
@@ -327,19 +192,36 @@ def merged(fields, region, schema=None):
         others.setdefault(one, []).append(f'{names[0][other]}:{names[1][other]}')
     others = [sorted(others.get(k, ())) for k in chosen.tolist()]
     rows = rows.take(chosen).drop_columns(['owned'])
-    added = {
-        'n_fields': (
-            pa.array([1 + len(own) for own in others], pa.int16()),
-            {'ucd': 'meta.number', 'description': 'Number of fields with the source'},
-        ),
-        'other_rows': (
-            pa.array([' '.join(own) for own in others], pa.string()),
-            {'ucd': 'meta.id.cross', 'description': 'FIELD:ID of its other rows'},
-        ),
-    }
-    for name, (values, meta) in added.items():
-        rows = rows.append_column(pa.field(name, values.type, metadata=meta), values)
+    sky = [field.sky for field in found]
+    errors = _sky_errors(rows, sky, index[chosen], vectors[chosen])
+    kinds = pa.float64(), pa.float64(), pa.float64(), pa.int16(), pa.string()
+    values = *errors, [1 + len(own) for own in others], list(map(' '.join, others))
+    for column, kind, own in zip(_ADDED, kinds, values, strict=True):
+        name, *meta = column
+        meta = dict(zip(('unit', 'ucd', 'description'), meta, strict=True))
+        own = pa.array(own, kind)
+        rows = rows.append_column(pa.field(name, kind, metadata=meta), own)
     return rows
+
+
+def _sky_errors(rows, sky, index, vectors):
+    """Errors to the east and north in arcsec, and their covariance."""
+    x, y, *error, cov = (
+        rows[name].to_numpy()
+        for name in ('x_centroid', 'y_centroid', 'x_err', 'y_err', 'x_y_cov')
+    )
+    steps = np.zeros((2, len(x), 3))
+    for k in np.unique(index):
+        own = index == k
+        for step, (dx, dy) in zip(steps, np.eye(2) / 2, strict=True):
+            ends = (sky[k].vectors(x[own] + s * dx, y[own] + s * dy) for s in (1, -1))
+            step[own] = np.subtract(*ends)
+    axes = axes_at(vectors)
+    jacobian = np.degrees(np.einsum('snk,ank->nas', steps, axes)) * 3600
+    moments = np.array([[error[0] ** 2, cov], [cov, error[1] ** 2]]).transpose(2, 0, 1)
+    moments = jacobian @ moments @ jacobian.transpose(0, 2, 1)
+    east, north = moments[:, 0, 0], moments[:, 1, 1]
+    return np.sqrt(east), np.sqrt(north), moments[:, 0, 1]
 
 
 def join(tables, schema=None):
@@ -379,12 +261,3 @@ def unify(schemas, names=None):
                 )
                 raise ValueError(msg)
     return pa.unify_schemas([schema.remove_metadata() for schema in schemas])
-
-
-def read_records(folder):
-    """Records of all fields of a run, dicts; of those that are damaged the reason."""
-    for path in sorted(Path(folder, 'fields').glob('*.json')):
-        try:
-            yield json.loads(path.read_text())
-        except ValueError as error:
-            yield {'field': path.stem, 'status': 'damaged', 'reason': str(error)}

@@ -14,9 +14,10 @@ from bliss_astro._arguments import check_integer, check_rng
 from bliss_astro._warnings import warn
 
 from . import _counts
+from ._done import Field, Fields, read_records
 from ._hats import catalog_of, is_current, write_hats
 from ._maps import survey_maps, write_map
-from ._merge import Field, Fields, merged, read_records
+from ._merge import merged
 from ._sky import Region, to_degrees
 
 # Columns of the table of fields, from their records, with units.

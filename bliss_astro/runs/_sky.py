@@ -45,12 +45,12 @@ def chord(angle):
     return 2 * np.sin(np.radians(np.clip(angle, 0, 648000) / 3600) / 2)
 
 
-def _axes(middle):
-    """East and north at a unit vector; any two directions at a pole."""
-    east = np.cross([0.0, 0.0, 1.0], middle)
-    size = np.linalg.norm(east)
-    east = east / size if size > 1e-9 else np.array([0.0, 1.0, 0.0])
-    return np.stack([east, np.cross(middle, east)])
+def axes_at(vectors):
+    """East and north ``(2, ..., 3)`` at unit vectors; any two directions at a pole."""
+    east = np.stack([-vectors[..., 1], vectors[..., 0], 0 * vectors[..., 0]], -1)
+    size = np.linalg.norm(east, axis=-1, keepdims=True)
+    east = np.where(size > 1e-12, east / np.maximum(size, 1e-12), [0.0, 1.0, 0.0])
+    return np.stack([east, np.cross(vectors, east)])
 
 
 def _powers(values):
@@ -115,7 +115,7 @@ class FieldSky:
         near = vectors @ middle
         if not np.all(near > np.cos(np.radians(_MAX_RADIUS))):
             return None  # NaN too
-        plane = vectors @ _axes(middle).T / near[:, None]
+        plane = vectors @ axes_at(middle).T / near[:, None]
         width = float(np.abs(plane).max())
         plane /= width
         to_plane = np.linalg.lstsq(_powers(2 * nodes), plane, rcond=None)[0]
@@ -136,7 +136,7 @@ class FieldSky:
         size = np.array(self.shape[::-1], float)
         pixel = (2 * np.stack([x, y], -1).reshape(-1, 2) + 1) / size - 1
         plane = self.width * _powers(pixel) @ self.to_plane
-        made = self.middle + plane @ _axes(self.middle)
+        made = self.middle + plane @ axes_at(self.middle)
         return made / np.linalg.norm(made, axis=-1, keepdims=True)
 
     def pixels(self, vectors):
@@ -145,7 +145,7 @@ class FieldSky:
         near = vectors @ middle
         far = near < np.cos(np.radians(self.radius / 3600 * 1.1 + 1e-3))
         near = np.where(far, np.nan, near)
-        plane = vectors @ _axes(middle).T / near[:, None] / self.width
+        plane = vectors @ axes_at(middle).T / near[:, None] / self.width
         return (0.5 * ((_powers(plane) @ self.to_pixel + 1) * size - 1)).T
 
     def points(self, spacing):
@@ -259,7 +259,7 @@ def _polygon(corners):
         raise ValueError(
             must('region', 'be less than 160 degrees wide', 'a larger one')
         )
-    axes = _axes(middle).T
+    axes = axes_at(middle).T
     # Great circles are straight in the touching plane.
     path = Path(vectors @ axes / (vectors @ middle)[:, None])
 

@@ -10,8 +10,9 @@ import pytest
 from pyarrow import dataset, parquet
 
 from bliss_astro.catalog import ProbabilisticCatalog
+from bliss_astro.runs._done import Field, Fields, read_records
 from bliss_astro.runs._hats import pixel_region, pixels_of, write_hats
-from bliss_astro.runs._merge import Field, Fields, merged, read_records
+from bliss_astro.runs._merge import merged
 from bliss_astro.runs._sky import Region
 
 RUN = {'encoder': 'stars', 'encoder_sha256': 'abc', 'version': '1.0'}

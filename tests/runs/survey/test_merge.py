@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from bliss_astro.runs._merge import Field, Fields, merged, owners, read_records
+from bliss_astro.runs._done import Field, Fields, read_records
+from bliss_astro.runs._merge import merged, owners
 from bliss_astro.runs._sky import Region, chord, to_vectors
 
 SKY = Region.of(None)

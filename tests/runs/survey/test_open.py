@@ -17,7 +17,7 @@ from bliss_astro import detect_sources
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 from bliss_astro.runs import catalog_field, find_fields, open_survey
 from bliss_astro.runs._merge import owners
-from bliss_astro.runs._sky import chord, to_vectors
+from bliss_astro.runs._sky import axes_at, chord, to_vectors
 
 OPTIONS = {'fwhm': 3.6, 'effective_gain': 1.0, 'background': 865.0, 'bkg_error': 29.4}
 OPTIONS |= {'unit': 'electron'}
@@ -88,6 +88,15 @@ def test_probabilities_are_calibrated_where_exposures_overlap(exposures):
     error = np.hypot(rows['x_err'], rows['y_err'])[true]
     z = np.degrees(apart[true]) * 3600 / 0.4 / error
     assert 0.8 < np.sqrt(np.mean(z**2)) < 1.2
+    # On the sky, in fields that are turned.
+    error = np.array([rows['ra_err'], rows['dec_err']])[:, true]
+    axes = axes_at(vectors[true])
+    off = (vectors[true] - truth[which[true]]) * axes
+    z = np.degrees(off.sum(-1)) * 3600 / error
+    assert z.std(1) == pytest.approx([1, 1], abs=0.15)
+    bright = rows['x_err'] < 0.1
+    for name in ('ra_err', 'dec_err'):
+        assert np.all(rows[name][bright] < 0.1 * 0.4 * 2**0.5 * u.arcsec)
 
 
 def test_counts_over_regions(exposures):

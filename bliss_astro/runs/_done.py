@@ -1,0 +1,160 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Fields of a run that are done: their records, rows, marginals and place on the sky.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from ._sky import FieldSky, chord
+
+# Factor of the rank of a field that has less than half of its pixels at a place.
+_MASKED = 1e-6
+# Pixels around a region from which rows may be the same as those inside.
+_MARGIN = 20
+
+
+class Field:
+    """
+    Field of a survey that is done, as its record states it.
+
+    Parameters
+    ----------
+    folder : `~pathlib.Path`
+        Folder of the run.
+
+    record : dict
+        Its record.
+    """
+
+    __slots__ = ('folder', 'id', 'key', 'numbers', 'owned', 'sky')
+
+    def __init__(self, folder, record):
+        self.folder, self.id, self.owned = folder, record['field'], record.get('owned')
+        self.key, self.numbers = record['key'], dict(record['marginals'])
+        sky = self.numbers.pop('sky')
+        self.sky = None if sky is None else FieldSky(**sky)
+
+    @property
+    def arrays(self):
+        """Marginals by cell, dict of arrays."""
+        return _read_arrays(self.folder / 'fields' / f'{self.id}.npz')
+
+    def read(self, columns=None):
+        """Rows, a table of Arrow; an `OSError` that names a damaged file."""
+        from pyarrow import parquet
+
+        with self._file() as file:
+            rows = parquet.read_table(file, columns=columns)
+            place = [rows[name].to_numpy() for name in ('ra', 'dec')]
+            if not np.isfinite(place).all():
+                msg = 'rows have no place on the sky'
+                raise ValueError(msg)
+        return rows
+
+    def schema(self):
+        """Columns of the rows."""
+        from pyarrow import parquet
+
+        with self._file() as file:
+            return parquet.read_schema(file)
+
+    @contextlib.contextmanager
+    def _file(self):
+        from pyarrow import ArrowException
+
+        path = self.folder / 'fields' / f'{self.id}.parquet'
+        try:
+            with path.open('rb') as file:
+                yield file
+        except (ArrowException, KeyError, OSError, ValueError) as error:
+            raise _damaged(path, error) from error
+
+    def border(self, vectors):
+        """Distance of unit vectors from the border in arcsec; 0 where another owns."""
+        x, y = self.sky.pixels(vectors)
+        ny, nx = self.sky.shape
+        apart = np.min([x + 0.5, nx - 0.5 - x, y + 0.5, ny - 0.5 - y], axis=0)
+        rank = np.nan_to_num(apart.clip(min=0) * self.sky.scale)
+        if self.owned is not None:
+            for values, (low, high) in zip((x, y), self.owned, strict=True):
+                rank = np.where((values >= low - 0.5) & (values < high - 0.5), rank, 0)
+        if self.numbers['share'] < 1 and (inside := rank > 0).any():
+            usable = self.arrays['usable'][self.cells(x[inside], y[inside])]
+            rank[inside] *= np.where(usable >= 50, 1.0, _MASKED)
+        return rank
+
+    def cells(self, x, y):
+        """Rows and columns of the cells of pixels."""
+        cell, shape = self.numbers['cell'], self.sky.shape
+        return tuple(
+            np.floor((v + 0.5).clip(0, n - 1) / cell).astype(int)
+            for v, n in zip((y, x), shape, strict=True)
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _read_arrays(path):
+    try:
+        with path.open('rb') as file, np.load(file) as arrays:
+            return dict(arrays)
+    except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path, error):
+    """An `OSError` for a file of a field that cannot be read."""
+    return OSError(
+        f'field {path.stem}: {path} is lost or damaged ({error}); remove '
+        f'{path.stem}.json beside it, and run the survey again'
+    )
+
+
+class Fields:
+    """
+    Fields of a survey that are done and have a place on the sky, by their id.
+
+    Parameters
+    ----------
+    fields : list of `Field`
+        The fields.
+    """
+
+    def __init__(self, fields):
+        self.all = sorted(fields, key=lambda field: field.id)
+        self._middles = np.array([f.sky.middle for f in self.all]).reshape(-1, 3)
+        self._radii = np.array([f.sky.radius for f in self.all])
+        self._tree = cKDTree(self._middles)
+        self.margin = _MARGIN * max((f.sky.scale for f in self.all), default=1.0)
+
+    @property
+    def state(self):
+        """Hash of what is done: the same for the same results."""
+        text = ' '.join(f'{field.id} {field.key}' for field in self.all)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def touching(self, region):
+        """Those that may have pixels in a region."""
+        if region.middle is None:
+            return self.all
+        reach = chord(region.radius + np.max(self._radii, initial=0) + 2)
+        near = np.array(sorted(self._tree.query_ball_point(region.middle, reach)), int)
+        use = region.may_touch(self._middles[near], self._radii[near])
+        return [self.all[k] for k in near[use]]
+
+
+def read_records(folder):
+    """Records of all fields of a run, dicts; of those that are damaged the reason."""
+    for path in sorted(Path(folder, 'fields').glob('*.json')):
+        try:
+            yield json.loads(path.read_text())
+        except ValueError as error:
+            yield {'field': path.stem, 'status': 'damaged', 'reason': str(error)}
