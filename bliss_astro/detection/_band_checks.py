@@ -31,6 +31,10 @@ _BRIGHT, _BRIGHT_MIN, _SHARED = 4.0, 60, 0.3
 # Standard deviations of the prior of colours, and a margin of log flux ratios beyond
 # (0.5 mag), that light may lie off.
 _COLOUR_SIGMA, _COLOUR_MARGIN = 4.0, 0.5
+# Colours that are drawn to tell swapped bands, width of the kernel of their density (of
+# zero points, fields and extinction), by what factor they must be more likely if
+# swapped, and their least likelihood over that of a typical source then.
+_N_COLOURS, _NAME_WIDTH, _SWAPPED, _LIKELY = 4000, 0.15, 100.0, 0.1
 
 
 def check_different(exposures):
@@ -75,7 +79,7 @@ def _check_light(exposures, relative):
     cut = tuple(
         slice(max(0, n // 2 - _SIDE // 2), n // 2 + _SIDE // 2) for n in exposures.shape
     )
-    first = exposures[exposures.reference]
+    first, ratios = exposures[exposures.reference], {}
     for name, exposure in list(exposures.items())[1:]:
         if (exposure.mask | first.mask)[cut].all():
             continue
@@ -83,10 +87,13 @@ def _check_light(exposures, relative):
         text = _text_of_shift(exposure[cut], first[cut], light)
         text = text or _text_of_places(*light)
         if text is None and name not in relative:
-            text = _text_of_colour(exposure, first, light)
+            ratio = _flux_ratio(exposure, first, light)
+            text = ratio and _text_of_colour(exposure, first, *ratio)
+            ratios |= {exposure.band: ratio[0]} if ratio and not text else {}
         if text is not None:
             text = text.format(repr(exposures.reference))
             warn(f'band {name!r}: its {text}', OutOfDomainWarning)
+    _check_names(first.band, ratios)
 
 
 def _light_of(one, other, cut):
@@ -132,15 +139,62 @@ def _text_of_places(one, other, good):
     return f'light lies at other places than that of {{}}: {why}'
 
 
-def _text_of_colour(exposure, first, light):
-    """Text about light of a colour that neither stars nor galaxies have, or None."""
-    bands, bright = (first.band, exposure.band), light[1] > _BRIGHT
+def _flux_ratio(exposure, first, light):
+    """Ratio of the light of known bands, and its error; or None."""
+    bright = light[1] > _BRIGHT
     n = np.count_nonzero(bright)
+    bands = first.band, exposure.band
     if n < _BRIGHT_MIN or any(outside_of_bands(band) for band in bands):
         return None
     scale = typical(exposure.bkg_error) / typical(first.bkg_error)
-    ratio = scale * np.median(light[0][bright] / light[1][bright])
-    error = scale / np.sqrt(n)
+    return scale * np.median(light[0][bright] / light[1][bright]), scale / np.sqrt(n)
+
+
+def _check_names(reference, ratios):
+    """Warn if two bands have each other's light, by flux ratios to the reference."""
+    bands = [reference, *(band for band, ratio in ratios.items() if ratio > 0)]
+    if len(bands) < 2:
+        return
+    found = np.log([1.0, *(ratios[band] for band in bands[1:])])
+    likely = functools.partial(_likelihood, _colours_of(tuple(bands)))
+    swaps = {}
+    for pair in itertools.combinations(range(len(bands)), 2):
+        other = found.copy()
+        other[[*pair]] = other[[*pair[::-1]]]
+        swaps[pair] = likely(other)
+    pair = max(swaps, key=swaps.get)
+    if swaps[pair] > max(_SWAPPED * likely(found), _LIKELY * likely(None)):
+        names = ' and '.join(repr(str(bands[k])) for k in pair)
+        warn(
+            f'bands {names}: the light of either is that of the other, by the colours '
+            'of all bands; are the images swapped?',
+            OutOfDomainWarning,
+        )
+
+
+@functools.lru_cache
+def _colours_of(bands):
+    """Drawn log flux ratios ``(N, F)`` of stars and galaxies to the first band."""
+    magnitude = torch.arange(15.0, 24.0, 9 / _N_COLOURS)
+    is_galaxy = torch.arange(len(magnitude)) % 2 > 0
+    generator = torch.Generator().manual_seed(1)
+    prior = ColourPrior.default()
+    drawn = prior.sample(magnitude, is_galaxy, list(bands), generator=generator)
+    return drawn.double().numpy()
+
+
+def _likelihood(colours, found):
+    """Density at log fluxes of the bands, up to a factor; the typical one for None."""
+    if found is None:
+        some = colours[:: len(colours) // 100]
+        return np.median([_likelihood(colours, own) for own in some])
+    away = (found - found[0] - colours) / _NAME_WIDTH
+    return np.exp(-0.5 * (away**2).sum(1)).mean()
+
+
+def _text_of_colour(exposure, first, ratio, error):
+    """Text about light of a colour that neither stars nor galaxies have, or None."""
+    bands = first.band, exposure.band
     low, high = _colour_range(*bands)
     if low - error < ratio < high + error:
         return None

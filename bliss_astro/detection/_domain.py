@@ -161,7 +161,8 @@ def domain_findings(domain, facts):
             findings[name] = DomainFinding(name, *texts, outside)
     findings |= _psf_findings(domain, facts, broad='psf_area' in findings)
     correlation = facts['correlation']
-    if max(correlation) > domain.correlation or min(correlation) < _CORRELATION_MIN:
+    largest = domain.correlation * _TOLERANCE
+    if max(correlation) > largest or min(correlation) < _CORRELATION_MIN:
         findings['correlation'] = DomainFinding(
             'correlation',
             ', '.join(map('{:.2f}'.format, correlation)),

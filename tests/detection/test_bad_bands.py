@@ -9,11 +9,12 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from bliss_astro import Exposure, OutOfDomainWarning
+from bliss_astro import CoaddSimulator, Exposure, OutOfDomainWarning
 from bliss_astro.detection import _band_checks, detect_many, detect_sources
 from bliss_astro.exposures import BANDS, Band, ExposureSet
 from bliss_astro.exposures._read import scaled
 from bliss_astro.flags import CatalogFlag
+from bliss_astro.priors import CatalogPrior
 
 F606W = Band('F606W', 590.0, 220.0)
 
@@ -234,6 +235,25 @@ def test_light_of_no_colour(of_bands, factor, words):
     text = f"'g': its light is {words or '.*'} .*in stars and galaxies.*: is the unit"
     with pytest.warns(OutOfDomainWarning, match=text):
         _band_checks.check_bands(bands)
+
+
+@pytest.mark.parametrize('pair', [None, 'gz', 'gr'])
+def test_swapped_bands(pair):
+    """
+    Bands with each other's light are noticed by the colours of all of them.
+    """
+    simulator = CoaddSimulator(
+        1, CatalogPrior.sky(), bands='grz', shape=(300, 300), margin=0
+    )
+    bands = dict(simulator.sample(rng=2)[0].items())
+    if pair is None:
+        _band_checks.check_bands(ExposureSet(bands, reference='r'))
+        return
+    one, two = (bands[band] for band in pair)
+    bands |= {pair[0]: two.replace(band=one.band), pair[1]: one.replace(band=two.band)}
+    with pytest.warns(OutOfDomainWarning, match='the light of either .* swapped') as w:
+        _band_checks.check_bands(ExposureSet(bands, reference='r'))
+    assert {*pair} <= {*str(w[0].message).partition(':')[0].split("'")}
 
 
 def test_many(tiny, of_bands):

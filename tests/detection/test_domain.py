@@ -64,6 +64,14 @@ def test_darker_and_brighter_sky(encoder, background):
     assert _all_flagged(found, CatalogFlag.NOISE_OUT_OF_DOMAIN)
 
 
+def test_correlation_near_the_limit(field, encoder):
+    near = field[0].replace(noise_correlation=(0.53, 0.1))
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter('always')
+        detect_sources(near, density=0.002, encoder=encoder)
+    assert not [entry for entry in shown if 'correlation' in str(entry.message)]
+
+
 @pytest.mark.parametrize('correlation', [(0.7, 0.1), (-0.2, 0.0)])
 def test_strange_correlation(field, encoder, correlation):
     exposure = field[0].replace(noise_correlation=correlation)
