@@ -30,6 +30,7 @@ from ._inputs import (
     tile_tensor,
 )
 from ._tiles import (
+    TileDensity,
     TilesOfExposure,
     TilesOfFeatures,
     checksum,
@@ -88,7 +89,8 @@ class ImageInputs:
         """
         whole = bands.reference.exposure
         flux_min = check_flux_min(options.flux_min, whole)
-        density = check_density(options.density, whole)
+        by_tile = isinstance(options.density, TileDensity)
+        density = None if by_tile else check_density(options.density, whole)
         binning = _choose_binning(options.bin, whole, encoder)
         exposures = join_pixels(bands.exposures, binning)
         prior = {'flux_min': flux_min, 'population': options.population}
@@ -97,6 +99,7 @@ class ImageInputs:
         )
         if density is not None:
             density = tile_mean(block_mean(density, binning) * binning**2, grid)
+        density = options.density.values if by_tile else density
         # Now: a user's array may be used again for the next image.
         source = TilesOfExposure(encoder, checksum(*bands.exposures), binning, **prior)
         return cls(bands, exposures, source, inputs, floor, facts, grid, density)

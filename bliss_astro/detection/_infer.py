@@ -26,11 +26,12 @@ _BLOCK, _BAND_MIN = 36_000, 64
 _PASS = 16_000
 # Times as many for a GPU, of which a pass takes 1 GB then: few launches count there.
 _MORE_ON_GPU = 16
-# Side in tiles of the cells in which the density of sources is estimated.
-_DENSITY_CELL = 32
+# Scale in tiles on which the density of sources is estimated, and the side of the cells
+# of sampled images.
+_DENSITY_SCALE, DENSITY_CELL = 32, 4
 # Images of at least so many tiles a side are sampled for that: the distance and the
 # side in tiles of the windows, and the least number of them along an axis.
-_SAMPLED_MIN, _SAMPLE_PERIOD, _SAMPLE_SIDE, _SAMPLES_MIN = 96, 40, 16, 3
+_SAMPLED_MIN, _SAMPLE_PERIOD, SAMPLE_SIDE, _SAMPLES_MIN = 96, 40, 16, 3
 # Share of its good pixels that windows must see of an image, over that of all pixels.
 _LEAST_SHARE = 0.5
 
@@ -130,11 +131,11 @@ def estimate_densities(encoder, inputs, grid, *, stems=None):
     Each is by tile or 1 x 1. A pass over all of the images leaves its ``stems``.
     """
     good = [tile_mean(own, grid) for own in (~inputs.mask[:, 0]).cpu().numpy()]
-    windows, seen = _sampled_windows(grid)
+    windows, seen = sampled_windows(grid)
     # Unless those have too few of the good pixels of a masked image.
     shares = [(own * seen).sum() / max(own.sum(), 1.0) for own in good]
-    if min(shares) >= _LEAST_SHARE * seen.mean() and min(grid.shape) >= _SAMPLED_MIN:
-        counts = _sample_counts(encoder, inputs, grid, windows)
+    if min(shares) >= _LEAST_SHARE * seen.mean() and is_sampled(grid.shape):
+        counts = sample_counts(encoder, inputs, grid, windows)
     else:
         counts = infer(encoder, inputs, grid, stems=stems).expected_counts()
         counts, seen = counts.cpu().double().numpy(), np.ones(grid.shape)
@@ -149,19 +150,30 @@ def _density_of_counts(expected, seen, grid):
     """Density of an image from the counts of tiles and the shares that were seen."""
     area = seen * grid.size**2
     overall = (expected.sum() + 0.5) / max(area.sum(), 1.0)
-    if min(grid.shape) < 2 * _DENSITY_CELL:
+    if min(grid.shape) < 2 * _DENSITY_SCALE:
         return np.full((1, 1), overall)
+    n = DENSITY_CELL if is_sampled(grid.shape) else 1
+    parts = (_block_sum(value, n) for value in (expected, area))
+    return stretch_density(smooth_density(*parts, overall, n), n, grid.shape)
+
+
+def smooth_density(expected, area, overall, n):
+    """Density of cells of n x n tiles from their counts and areas in pixels."""
     # The cells' own counts, drawn towards the mean by the weight of 3 sources.
-    n = _DENSITY_CELL // 8 if min(grid.shape) >= _SAMPLED_MIN else 1
-    sigma = _DENSITY_CELL / 2 / n
+    sigma = _DENSITY_SCALE / 2 / n
     count, area = (
-        scipy.ndimage.gaussian_filter(_block_sum(value, n), sigma, mode='nearest')
+        scipy.ndimage.gaussian_filter(value, sigma, mode='nearest')
         * (4 * math.pi * sigma**2)
         for value in (expected, area)
     )
-    density = torch.from_numpy((count + 3.0) / (area + 3.0 / overall))[None, None]
+    return (count + 3.0) / (area + 3.0 / overall)
+
+
+def stretch_density(density, n, shape):
+    """Density by tile, of a shape, of that by cells of n x n tiles."""
+    density = torch.from_numpy(density)[None, None]
     density = F.interpolate(density, scale_factor=n, mode='bilinear')[0, 0].numpy()
-    return density[: grid.shape[0], : grid.shape[1]]
+    return density[: shape[0], : shape[1]]
 
 
 def _block_sum(value, n):
@@ -169,28 +181,39 @@ def _block_sum(value, n):
     return block_mean(padded, n) * n**2
 
 
-def _sampled_windows(grid):
+def is_sampled(shape):
+    """Whether an image of so many tiles is large enough for windows."""
+    return min(shape) >= _SAMPLED_MIN
+
+
+def sampled_places(n):
+    """First tiles along an axis of n tiles of whole windows, evenly spread."""
+    n_windows = max(n // _SAMPLE_PERIOD, _SAMPLES_MIN)
+    middles = (np.arange(n_windows) + 0.5) * (n / n_windows)
+    return (middles - SAMPLE_SIDE / 2).round().astype(int)
+
+
+def sampled_windows(grid):
     """
     Rows and columns of tiles of windows spread over large images, and where they are.
 
     A seventh of an image determines the density as well as it needs to be known.
     """
-    side, ends, seen = _SAMPLE_SIDE, [], np.zeros(grid.shape)
-    # Whole windows, evenly spread.
-    for n in grid.shape:
-        n_windows = max(n // _SAMPLE_PERIOD, _SAMPLES_MIN)
-        middles = (np.arange(n_windows) + 0.5) * (n / n_windows)
-        starts = (middles - side / 2).round().astype(int).tolist()
-        ends.append([slice(start, start + side) for start in starts])
-    windows = list(itertools.product(*ends))
+    ends = [windows_at(sampled_places(n)) for n in grid.shape]
+    windows, seen = list(itertools.product(*ends)), np.zeros(grid.shape)
     for window in windows:
         seen[window] = 1
     return windows, seen
 
 
-def _sample_counts(encoder, inputs, grid, windows):
+def windows_at(places):
+    """Slices of tiles of windows that begin at some places along an axis."""
+    return [slice(place, place + SAMPLE_SIDE) for place in places.tolist()]
+
+
+def sample_counts(encoder, inputs, grid, windows):
     """
-    Expected counts in windows of `_sampled_windows`, and 0 elsewhere.
+    Expected counts in windows of `sampled_windows`, and 0 elsewhere.
 
     Windows have no halo: stars just outside are what training images have too. They
     are of the reference band, whose flux floor the sources are above.
@@ -199,7 +222,7 @@ def _sample_counts(encoder, inputs, grid, windows):
     size, expected = grid.size, np.zeros((len(inputs.image), *grid.shape))
     parts = [_window(inputs, *window, size) for window in windows]
     parts = EncoderInputs.concatenate(parts, tile_size=size)
-    found = infer(encoder, parts, TileGrid((_SAMPLE_SIDE * size,) * 2, size))
+    found = infer(encoder, parts, TileGrid((SAMPLE_SIDE * size,) * 2, size))
     counts = found.expected_counts().cpu().double().unflatten(0, (-1, len(expected)))
     for window, own in zip(windows, counts.numpy(), strict=True):
         expected[:, *window] = own

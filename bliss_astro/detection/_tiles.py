@@ -45,6 +45,13 @@ def on_device(encoder, device):
     return copy.deepcopy(encoder).to(device)
 
 
+class TileDensity:
+    """Prior density by tile in sources per joined pixel, from a larger image."""
+
+    def __init__(self, values):
+        self.values = values
+
+
 @dataclasses.dataclass
 class TilesOfExposure:
     """

@@ -34,7 +34,7 @@ _RANGE = re.compile(r'\s*(?:(\*)|(\d+)\s*:\s*(\d+))\s*')
 # Arguments in the unit of the image, those that are never numbers, and all that may be
 # maps in files.
 IN_UNIT, _ALWAYS_MAPS = ('background', 'bkg_error', 'saturation'), ('weight', 'mask')
-_MAPS = (*IN_UNIT, 'effective_gain', 'read_noise', *_ALWAYS_MAPS)
+MAPS = (*IN_UNIT, 'effective_gain', 'read_noise', *_ALWAYS_MAPS)
 # Cards of the third axis of a cube.
 _THIRD = re.compile(r'[A-Z]+3|(CD|PC)(3_\d|\d_3)')
 # Names of extensions that go with an image, and are none of the sky.
@@ -241,7 +241,7 @@ def read_maps(given, *, shape, unit=None, cut=None, hdus=None):
         raise ValueError(msg)
     if is_word(given.get('background'), 'measure'):
         del given['background']
-    for name in (name for name in _MAPS if name in given):
+    for name in (name for name in MAPS if name in given):
         value, file_unit = given[name], None
         if isinstance(value, str | os.PathLike):
             value, file_unit = _read_map(value, name, shape=shape, cut=cut, hdus=hdus)

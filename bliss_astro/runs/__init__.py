@@ -13,6 +13,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     _field='catalog_field',
     _fields='FieldRef find_fields',
+    _mosaics='fields_of merge_chunks',
     _open='Survey open_survey',
+    _prepare='prepare_mosaic',
     _survey='run_survey',
 )

@@ -160,7 +160,8 @@ def work_on(ref, folder, job):
             image = ref.open()
             read = time.perf_counter()
             # Draws are those of the field, whatever was done before it.
-            own = {'n_threads': 1, 'rng': int(key[:15], 16)} | job.options
+            own = {'n_threads': 1, 'rng': int(key[:15], 16)}
+            own |= ref.detection() | job.options
             own |= {'encoder': job.load(), 'progress_bar': False}
             catalog = detect(image, DetectionOptions(**own))
             facts = _facts(catalog)
@@ -221,12 +222,18 @@ def checksums_of(ref, known=()):
             own = [stat.st_size, stat.st_mtime_ns]
             old = dict(known).get(path)
             if old is None or old[1:] != own:
-                with Path(path).open('rb') as file:
-                    old = [hashlib.file_digest(file, 'sha256').hexdigest(), *own]
+                old = [_sha256(path, *own), *own]
             found[path] = old
         except OSError:
             found[path] = None
     return found
+
+
+# All chunks of a mosaic are in one file.
+@functools.lru_cache(maxsize=64)
+def _sha256(path, _size, _time):
+    with Path(path).open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _facts(catalog):

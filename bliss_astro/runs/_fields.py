@@ -119,6 +119,17 @@ class FieldRef:
             return open_field(self.files, **self.options)
         return _plug_in(self.survey).open_field(self.files, **self.options)
 
+    def detection(self):
+        """
+        Options of `~bliss_astro.detect_sources` that hold for this field alone.
+
+        Returns
+        -------
+        options : dict
+            Keywords; none but for parts of a mosaic.
+        """
+        return {}
+
     def paths(self):
         """
         Files of the field, those among its options too.

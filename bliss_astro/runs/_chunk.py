@@ -1,0 +1,130 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+A chunk of a mosaic as a field of a run.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+
+import astropy.units as u
+import numpy as np
+
+from bliss_astro.exposures import ExposureSet
+from bliss_astro.exposures._psf import PSFAccess
+from bliss_astro.psf import PSFModel
+from bliss_astro.psf._kinds import kind_of
+
+from ._fields import FieldRef
+from ._sections import read_section
+
+# Options that are not of the image in each band.
+_OF_CHUNK = 'box', 'density', 'reference'
+# Places in pixels at which PSFs of one content have the same shapes.
+_PLACES = (0.0, 1e3, 1e4), (0.0, 1e3, 1e4)
+# Start of the name of what the files of a field do not hold.
+_PART = 'array:'
+
+
+class MosaicField(FieldRef):
+    """
+    A chunk of a mosaic: a `FieldRef` with a box of pixels, of which it owns the middle.
+
+    ``options['box']`` is the box ``[[x0, x1], [y0, y1]]`` in pixels of the mosaic.
+    What JSON cannot hold, arrays and objects, is named by its content in ``files`` and
+    ``options``, and travels along as ``parts``.
+    """
+
+    parts = {}  # noqa: RUF012 (an attribute of each, which is not compared)
+
+    @classmethod
+    def of(cls, *args, parts=None, **kwargs):
+        """Make one; arguments are those of `FieldRef`, and its parts by name."""
+        field = cls(*args, survey='mosaic', **kwargs)
+        object.__setattr__(field, 'parts', parts or {})
+        return field
+
+    def with_options(self, parts, **options):
+        """The same with more options and parts."""
+        names = ('id', 'files', 'footprint', 'owned', 'group')
+        own = {name: getattr(self, name) for name in names}
+        options = {**self.options, **options}
+        return self.of(**own, options=options, parts=self.parts | parts)
+
+    @property
+    def cut(self):
+        """Slices of rows and columns of the mosaic."""
+        (x0, x1), (y0, y1) = self.options['box']
+        return slice(y0, y1), slice(x0, x1)
+
+    def open(self):
+        """
+        Read the chunk; see `FieldRef.open`.
+        """
+        options = {k: v for k, v in self.options.items() if k not in _OF_CHUNK}
+        exposures = {}
+        for band, source in self.files.items():
+            own = {
+                name: self._part(v.get(band) if isinstance(v, Mapping) else v)
+                for name, v in options.items()
+            }
+            own = {'band': band or None} | own
+            if own.get('psf_shape'):
+                error, *shape, radius = own['psf_shape']
+                psf = PSFModel.from_shape(shape, normalization_radius=radius)
+                own |= {'psf': psf, 'psf_error': error}
+            own.pop('psf_shape', None)
+            exposures[band] = read_section(self._part(source), self.cut, **own)
+        if len(exposures) == 1:
+            return next(iter(exposures.values()))
+        return ExposureSet(exposures, reference=self.options.get('reference'))
+
+    def detection(self):
+        """
+        Options of `~bliss_astro.detect_sources` that hold for this field alone.
+        """
+        found = self.options.get('density')
+        if found is None:
+            return {}
+        from bliss_astro.detection._infer import DENSITY_CELL, stretch_density
+        from bliss_astro.detection._tiles import TileDensity
+
+        cells = self._part(found['cells']).astype(float)
+        every = [n * DENSITY_CELL for n in cells.shape]
+        density = stretch_density(cells, DENSITY_CELL, every)
+        pairs = zip(found['margins'], found['tiles'], strict=True)
+        cut = tuple(slice(first, first + n) for first, n in pairs)
+        return {'density': TileDensity(density[cut])}
+
+    def paths(self):
+        """
+        Files of the field; see `FieldRef.paths`.
+        """
+        return [path for path in super().paths() if not path.startswith(_PART)]
+
+    def _part(self, value):
+        is_part = isinstance(value, str) and value.startswith(_PART)
+        return self.parts[value] if is_part else value
+
+
+def put_part(value, parts):
+    """Name of a value by its content, under which it is put into parts."""
+    name = _PART + hashlib.sha256(_content(value)).hexdigest()[:32]
+    parts[name] = value
+    return name
+
+
+def _content(value):
+    """Bytes that are the same for the same value in any process, as pickles are not."""
+    if hasattr(value, 'dask'):
+        return value.name.encode()
+    if hasattr(value, 'store'):
+        return f'{value.store} {value.path}'.encode()
+    if hasattr(value, 'to_header'):
+        return value.to_header(relax=True).tostring().encode()
+    if isinstance(value, np.ndarray | u.Quantity):
+        kind = value.dtype, value.shape, getattr(value, 'unit', None)
+        return str(kind).encode() + np.ascontiguousarray(value).tobytes()
+    if kind_of(value) is not None or isinstance(value, PSFModel):
+        return PSFAccess(value).shapes(*_PLACES).tobytes()
+    return pickle.dumps(value)
