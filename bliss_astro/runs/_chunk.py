@@ -16,10 +16,10 @@ from bliss_astro.psf import PSFModel
 from bliss_astro.psf._kinds import kind_of
 
 from ._fields import FieldRef
-from ._sections import read_section
+from ._sections import is_zarr, measures, read_section, widened
 
 # Options that are not of the image in each band.
-_OF_CHUNK = 'box', 'density', 'reference'
+_OF_CHUNK = 'box', 'shape', 'density', 'reference'
 # Places in pixels at which PSFs of one content have the same shapes.
 _PLACES = (0.0, 1e3, 1e4), (0.0, 1e3, 1e4)
 # Start of the name of what the files of a field do not hold.
@@ -30,7 +30,8 @@ class MosaicField(FieldRef):
     """
     A chunk of a mosaic: a `FieldRef` with a box of pixels, of which it owns the middle.
 
-    ``options['box']`` is the box ``[[x0, x1], [y0, y1]]`` in pixels of the mosaic.
+    ``options["box"]`` is the box ``[[x0, x1], [y0, y1]]`` in pixels of the mosaic, and
+    ``options["shape"]`` the shape of that.
     What JSON cannot hold, arrays and objects, is named by its content in ``files`` and
     ``options``, and travels along as ``parts``.
     """
@@ -62,7 +63,9 @@ class MosaicField(FieldRef):
         Read the chunk; see `FieldRef.open`.
         """
         options = {k: v for k, v in self.options.items() if k not in _OF_CHUNK}
-        exposures = {}
+        exposures, cut, inner = {}, self.cut, None
+        if measures(options):
+            cut, inner = widened(cut, self.options['shape'])
         for band, source in self.files.items():
             own = {
                 name: self._part(v.get(band) if isinstance(v, Mapping) else v)
@@ -74,7 +77,7 @@ class MosaicField(FieldRef):
                 psf = PSFModel.from_shape(shape, normalization_radius=radius)
                 own |= {'psf': psf, 'psf_error': error}
             own.pop('psf_shape', None)
-            exposures[band] = read_section(self._part(source), self.cut, **own)
+            exposures[band] = read_section(self._part(source), cut, inner=inner, **own)
         if len(exposures) == 1:
             return next(iter(exposures.values()))
         return ExposureSet(exposures, reference=self.options.get('reference'))
@@ -118,8 +121,8 @@ def _content(value):
     """Bytes that are the same for the same value in any process, as pickles are not."""
     if hasattr(value, 'dask'):
         return value.name.encode()
-    if hasattr(value, 'store'):
-        return f'{value.store} {value.path}'.encode()
+    if is_zarr(value):
+        return f'{value.store_path}'.encode()
     if hasattr(value, 'to_header'):
         return value.to_header(relax=True).tostring().encode()
     if isinstance(value, np.ndarray | u.Quantity):

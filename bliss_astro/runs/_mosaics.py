@@ -18,7 +18,7 @@ from bliss_astro.exposures._fits_image import parse_location
 from bliss_astro.exposures._geometry import check_wcs, sky_wcs
 
 from ._chunk import MosaicField, put_part
-from ._sections import MAPS, is_array, shape_of
+from ._sections import MAPS, is_array, is_zarr, measures, shape_of, widened
 
 # Sides of chunks and overlaps are whole numbers of cells of the background's mesh and
 # of the PSF, and of pairs of tiles, so that all of these are those of the mosaic.
@@ -123,9 +123,10 @@ def fields_of(
             for part, n in zip(own, shape[::-1], strict=True)
         ]
         cut, parts = tuple(slice(*part) for part in reversed(box)), {}
+        cut = widened(cut, shape)[0] if measures(given) else cut
         every = {'files': sources, 'options': given}
         every = {k: _plain(v, cut, shape, parts) for k, v in every.items()}
-        every['options'] = {'box': box} | every['options']
+        every['options'] = {'box': box, 'shape': shape} | every['options']
         owned = tuple(
             (part.start - first, part.stop - first)
             for part, (first, _) in zip(own, box, strict=True)
@@ -168,8 +169,8 @@ def _as_source(name, value, extension):
 
 
 def _as_path(array):
-    """Path or URL of an array of zarr that is in a store that others may open."""
-    path = str(getattr(array, 'store_path', ''))
+    """Path or URL of an array of zarr in a store of that ending, else what it is."""
+    path = str(array.store_path) if is_zarr(array) else ''
     path = path.removeprefix('file://')
     return path if '.zarr' in path and not path.startswith('memory:') else array
 
@@ -177,8 +178,8 @@ def _as_path(array):
 def _of_bands(key, value, sources):
     """An argument, of which a dict has a value for each band."""
     if not isinstance(value, Mapping):
-        return str(value) if hasattr(value, '__fspath__') else value
-    names = {str(band): one for band, one in value.items()}
+        return str(value) if hasattr(value, '__fspath__') else _as_path(value)
+    names = {str(band): _of_bands(key, one, {}) for band, one in value.items()}
     allowed = f'name bands among {", ".join(sources)}'
     require(set(names) <= set(sources), key, allowed, list(names))
     return names
@@ -231,7 +232,7 @@ def _plain(value, cut, shape, parts):
         return value
     if is_array(value) and tuple(value.shape) == tuple(shape):
         # Arrays of zarr are cut when they are read.
-        value = value if hasattr(value, 'store') else value[cut]
+        value = value if is_zarr(value) else value[cut]
         if hasattr(value, 'dask'):
             import dask
 

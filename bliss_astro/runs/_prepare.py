@@ -131,13 +131,13 @@ def _survey(fields, options, client):
             return [function(*one) for one in some]
         return client.gather([client.submit(function, *one) for one in some])
 
-    shape = [max(field.cut[axis].stop for field in fields) for axis in (0, 1)]
-    seen = run(_measure, [(field,) for field in _samples(fields, shape)])
+    shape = fields[0].options['shape']
+    seen = run(_measure, [(field, options) for field in _samples(fields, shape)])
     numbers = _medians([one for one in seen if one is not None])
     fields = [field.with_options({}, **numbers) for field in fields]
     if options.density is not None:
         return numbers, np.zeros((0, 0), np.float32), 1, []
-    counted = run(_count, [(field, shape, options) for field in fields])
+    counted = run(_count, [(field, options) for field in fields])
     pairs = zip(fields, counted, strict=True)
     empty = [field.id for field, one in pairs if one is None]
     return numbers, *_density([one for one in counted if one], shape), empty
@@ -157,9 +157,9 @@ def _samples(fields, shape):
     return [fields[0].with_options({}, box=[x, y]) for y, x in pairs]
 
 
-def _measure(field):
+def _measure(field, options):
     """Numbers of a chunk that were not given, by band: None of an empty one."""
-    with use_threads():
+    with use_threads(options.n_threads):
         try:
             images = images_by_band(field.open())
         except NoPixelsError:
@@ -212,7 +212,7 @@ def _one_psf(values):
     return [max(error, float(scatter)), *middle[2:].tolist()]
 
 
-def _count(field, shape, options):
+def _count(field, options):
     """
     Expected counts of a chunk in the windows that begin in its box.
 
@@ -228,7 +228,7 @@ def _count(field, shape, options):
         image = ImageInputs.of(bands, encoder, options)
         grid, tile = image.grid, image.grid.size * image.binning
         first = [part.start for part in field.cut]
-        n_tiles = [-(-n // tile) for n in shape]
+        n_tiles = [-(-n // tile) for n in field.options['shape']]
         if any(n % tile for n in first) or not is_sampled(n_tiles):
             return tile, [], []
         places = []

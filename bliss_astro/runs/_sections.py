@@ -7,6 +7,7 @@ Of a mosaic no more is read than the section, with its header, coordinates and m
 
 import contextlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import astropy.units as u
@@ -46,8 +47,15 @@ def is_array(value):
     return hasattr(value, 'shape') and len(value.shape) > 0
 
 
-def as_pixels(array):
-    """An array of dask, zarr or numpy in memory, computed in this thread."""
+def is_zarr(value):
+    """Whether a value is an array of zarr."""
+    return type(value).__module__.startswith('zarr')
+
+
+def as_pixels(array, cut):
+    """Pixels of an array of dask, zarr or numpy, of the section or the whole."""
+    if array.shape != tuple(part.stop - part.start for part in cut):
+        array = array[cut]
     if hasattr(array, 'dask'):
         array = array.compute(scheduler='synchronous')
     return array if isinstance(array, u.Quantity) else np.asanyarray(array)
@@ -77,7 +85,7 @@ def open_image(source, parameter, extension=None):
         check_file(path, parameter, 'an image or a file')
     try:
         with _missing(parameter, path):
-            options = {'use_fsspec': True} if remote else {'memmap': True}
+            options = {'use_fsspec': True} if remote else {'memmap': False}
             hdus = fits.open(path, lazy_load_hdus=True, **options)
     except OSError as error:
         if isinstance(error, FileNotFoundError):
@@ -161,23 +169,37 @@ def _pixels(hdu, cut):
     return np.asarray(data, dtype=data.dtype.newbyteorder('='))
 
 
-def read_section(source, cut, *, extension=None, wcs=None, **given):
+def measures(options):
+    """Whether the background is measured, in one band at least."""
+    background = options.get('background')
+    every = background.values() if isinstance(background, Mapping) else [background]
+    return any(one is None or is_word(one, 'measure') for one in every)
+
+
+def widened(cut, shape):
+    """A section with more around it, and slices of it in that."""
+    wide = tuple(
+        slice(max(0, part.start - _MARGIN), min(n, part.stop + _MARGIN))
+        for part, n in zip(cut, shape, strict=True)
+    )
+    return wide, tuple(
+        slice(part.start - own.start, part.stop - own.start)
+        for part, own in zip(cut, wide, strict=True)
+    )
+
+
+def read_section(source, cut, *, inner=None, extension=None, wcs=None, **given):
     """
     Read an exposure of a section of an image: as `Exposure.read` does of a whole one.
 
-    ``cut`` are slices of rows and columns with explicit bounds. Maps and PSFs among the
-    arguments are those of the whole image; arrays have been cut.
+    ``cut`` are slices of rows and columns with explicit bounds, of which those of
+    ``inner`` are returned, if given. Maps and PSFs among the arguments are those of the
+    whole image; arrays have been cut.
     """
-    inner = None
     with open_image(source, 'mosaic', extension) as (image, k):
-        if _measures(given) and not is_array(source):
-            full = image.shape if k is None else _plane_shape(image[k])
-            cut, inner = _widened(cut, full)
         given = _cut_maps(given, cut, image, k)
-        shape = [part.stop - part.start for part in cut]
         if k is None:
-            is_cut = list(image.shape) == shape
-            data, estimated = as_pixels(image if is_cut else image[cut]), {}
+            data, estimated = as_pixels(image, cut), {}
             _check_some(data, given)
             wcs = None if wcs is None else cut_wcs(wcs, *cut)
             exposure = exposure_of_array(data, given | {'wcs': wcs}, estimated)
@@ -199,24 +221,6 @@ def read_section(source, cut, *, extension=None, wcs=None, **given):
         x0, y0 = cut[1].start, cut[0].start
         exposure = exposure.replace(psf=exposure._psf_access.cutout(x0, y0))
     return exposure if inner is None else exposure[inner]
-
-
-def _measures(given):
-    """Whether the background is measured."""
-    background = given.get('background')
-    return background is None or is_word(background, 'measure')
-
-
-def _widened(cut, shape):
-    """A section with more around it, and slices of it in that."""
-    wide = tuple(
-        slice(max(0, part.start - _MARGIN), min(n, part.stop + _MARGIN))
-        for part, n in zip(cut, shape, strict=True)
-    )
-    return wide, tuple(
-        slice(part.start - own.start, part.stop - own.start)
-        for part, own in zip(cut, wide, strict=True)
-    )
 
 
 def _check_some(data, given):
@@ -268,7 +272,7 @@ def _cut_maps(given, cut, image, k):
         if isinstance(value, str):
             given[name] = _cut_map(value, name, cut, image, k)
         elif is_array(value):
-            given[name] = as_pixels(value)
+            given[name] = as_pixels(value, cut)
         if name == 'mask':
             given[name] = np.asarray(given[name]) != 0
     scale = given.pop('weight_scale', None)
@@ -291,7 +295,7 @@ def _cut_map(source, name, cut, image, k):
             return _pixels(image[key], cut)
     with open_image(source, name) as (found, number):
         if number is None:
-            return as_pixels(found[cut])
+            return as_pixels(found, cut)
         value = _pixels(found[number], cut)
         unit = found[number].header.get('BUNIT')
         if k is not None and unit and image[k].header.get('BUNIT') and name != 'mask':

@@ -1,0 +1,367 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+Tests of mosaics: chunks are sections of the whole, and sources count once.
+"""
+
+import pickle
+
+import dask.array as da
+import fsspec
+import numpy as np
+import pytest
+import zarr
+from astropy.io import fits
+from astropy.wcs import WCS
+from scipy.spatial import cKDTree
+
+from bliss_astro import Exposure, PSFModel, detect_sources
+from bliss_astro.rendering._scene import ModelRenderer, Sources
+from bliss_astro.runs import fields_of, prepare_mosaic
+from bliss_astro.runs._chunk import _content
+from bliss_astro.runs._mosaics import merge_chunks
+
+SHAPE, CHUNK = (500, 700), 320
+GIVEN = {'background': 100.0, 'effective_gain': 2.0}
+
+
+def _wcs():
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = 'RA---TAN-SIP', 'DEC--TAN-SIP'
+    wcs.wcs.crval, wcs.wcs.crpix = (10, 20), (300.5, 200.5)
+    wcs.wcs.cd = np.array([[-1e-4, 1e-6], [1e-6, 1e-4]])
+    header = wcs.to_header(relax=True)
+    header.update({'A_ORDER': 2, 'B_ORDER': 2, 'A_2_0': 1e-6, 'B_0_2': 2e-6})
+    header.update({'CTYPE1': 'RA---TAN-SIP', 'CTYPE2': 'DEC--TAN-SIP'})
+    return WCS(header), header
+
+
+@pytest.fixture(scope='module')
+def mosaic(tmp_path_factory):
+    """
+    Give paths of a mosaic by kind, its data, variance and mask.
+    """
+    folder, rng = tmp_path_factory.mktemp('mosaic'), np.random.default_rng(1)
+    data = rng.normal(100, 3, SHAPE).astype('float32')
+    variance = rng.uniform(8, 10, SHAPE).astype('float32')
+    mask = (rng.random(SHAPE) < 0.01).astype('uint8')
+    header = _wcs()[1]
+    header['BUNIT'] = 'electron'
+    extensions = [
+        fits.PrimaryHDU(),
+        fits.ImageHDU(data, header, name='SCI'),
+        fits.ImageHDU(variance, name='VAR'),
+        fits.ImageHDU(mask, name='MASK'),
+    ]
+    path = folder / 'plain.fits'
+    fits.HDUList(extensions).writeto(path)
+    options = {'compression_type': 'GZIP_2', 'quantize_level': 0}
+    packed = [
+        fits.CompImageHDU(h.data, h.header, name=h.name, tile_shape=(90, 80), **options)
+        for h in extensions[1:]
+    ]
+    fits.HDUList([extensions[0], *packed]).writeto(folder / 'packed.fits.fz')
+    with fsspec.open('memory://mosaic/remote.fits', 'wb') as file:
+        file.write(path.read_bytes())
+    store = zarr.open_group(folder / 'store.zarr', mode='w')
+    for name, value in {'sci': data, 'var': variance, 'mask': mask}.items():
+        store.create_array(name, data=value, chunks=(128, 128))
+    paths = {
+        'plain': path,
+        'packed': folder / 'packed.fits.fz',
+        'remote': 'memory://mosaic/remote.fits',
+        'store': folder / 'store.zarr',
+    }
+    return paths, data, variance, mask
+
+
+def _check_chunks(fields, data, variance, mask):
+    """Check chunks against the same sections of the whole."""
+    counts = np.zeros(SHAPE, int)
+    for field in pickle.loads(pickle.dumps(fields)):
+        exposure = field.open()
+        (x0, x1), (y0, y1) = field.options['box']
+        cut = slice(y0, y1), slice(x0, x1)
+        np.testing.assert_array_equal(exposure.data, data[cut])
+        np.testing.assert_array_equal(exposure.mask, mask[cut] > 0)
+        noise = np.where(mask[cut] > 0, 3, np.sqrt(variance[cut]))
+        np.testing.assert_allclose(
+            np.where(mask[cut] > 0, 3, exposure.bkg_error), noise, rtol=1e-6
+        )
+        x, y = exposure.wcs.pixel_to_world_values(30.0, 40.0)
+        np.testing.assert_allclose(
+            (x, y), _wcs()[0].pixel_to_world_values(30.0 + x0, 40.0 + y0), rtol=1e-12
+        )
+        assert exposure.unit == 'electron'
+        assert len(field.footprint) == 4
+        (u0, u1), (v0, v1) = field.owned
+        counts[y0 + v0 : y0 + v1, x0 + u0 : x0 + u1] += 1
+    assert (counts == 1).all()
+
+
+@pytest.mark.parametrize('kind', ['plain', 'packed', 'remote'])
+def test_chunks_of_files(mosaic, kind):
+    paths, *whole = mosaic
+    fields = fields_of(paths[kind], CHUNK, 64, variance='VAR', **GIVEN)
+    assert len(fields) == 6
+    assert fields[0].group == {'packed': 'packed'}.get(kind, str(fields[0].group))
+    assert [str(paths[kind])] == fields[0].paths()
+    _check_chunks(fields, *whole)
+
+
+@pytest.mark.parametrize('kind', ['path', 'zarr', 'dask', 'numpy'])
+def test_chunks_of_arrays(mosaic, kind):
+    paths, *whole = mosaic
+    if kind == 'path':
+        arrays = [f'{paths["store"]}/{name}' for name in ('sci', 'var', 'mask')]
+    elif kind == 'zarr':
+        store = zarr.open_group(paths['store'], mode='r')
+        arrays = [store['sci'], store['var'], store['mask']]
+    elif kind == 'dask':
+        arrays = [da.from_array(value, chunks=100) for value in whole]
+    else:
+        arrays = whole
+    named = dict(zip(('variance', 'mask'), arrays[1:], strict=True))
+    named |= {'wcs': _wcs()[0], 'unit': 'electron'}
+    fields = fields_of(arrays[0], CHUNK, 64, name='m', **named, **GIVEN)
+    _check_chunks(fields, *whole)
+    # Each has its own pixels and no others.
+    assert all(len(pickle.dumps(field)) < 2 * 450**2 * 9 for field in fields)
+    again = fields_of(arrays[0], CHUNK, 64, name='m', **named, **GIVEN)
+    assert fields == again
+
+
+def test_names_of_parts_are_those_of_their_content():
+    psf = PSFModel.from_fwhm(3.0), PSFModel.from_fwhm(3.0), PSFModel.from_fwhm(3.1)
+    one, same, other = map(_content, psf)
+    assert one == same != other
+    assert _content(_wcs()[0]) == _content(_wcs()[0])
+    assert _content(np.zeros((2, 3))) != _content(np.zeros((3, 2)))
+
+
+def test_bands_and_psf_follow_the_chunk(mosaic):
+    paths, *_ = mosaic
+    bands = {'g': paths['plain'], 'r': paths['packed']}
+    options = {'bkg_error': {'g': 3.0, 'r': 4.0}, 'psf': {'g': _Tilted(), 'r': None}}
+    fields = fields_of(bands, CHUNK, 64, reference='r', extension='SCI', **options)
+    field = fields[-1]
+    exposures = field.open()
+    assert exposures.reference == 'r'
+    assert exposures['g'].bkg_error == 3
+    (x0, _), (y0, _) = field.options['box']
+    fwhm = float(exposures['g'].psf_at(10, 20).fwhm)
+    assert fwhm == pytest.approx(3 + (x0 + 10) / 1000 + (y0 + 20) / 500)
+    assert exposures['r'].psf is None
+
+
+class _Tilted:
+    def at(self, x, y):
+        return PSFModel.from_fwhm(3 + x / 1000 + y / 500)
+
+
+def test_trimmed_part_and_numbers_of_the_header(tmp_path):
+    data = np.random.default_rng(2).integers(1000, 1100, (400, 600)).astype('int16')
+    header = fits.Header({'DATASEC': '[51:600,1:390]', 'BZERO': 32768})
+    path = tmp_path / 'trim.fits'
+    fits.PrimaryHDU(data.astype('uint16'), header).writeto(path)
+    field = fields_of(path, 384, 64, bkg_error=30.0, **GIVEN)[0]
+    exposure = field.open()
+    np.testing.assert_array_equal(exposure.data[~exposure.mask].min(), 1000)
+    assert exposure.mask[:, :50].all()
+    assert not exposure.mask[:, 50:].any()
+
+
+# -- bad input ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'text'),
+    [
+        ({'chunk': 128}, ValueError, 'chunk must be an integer of at least 256'),
+        ({'chunk': 300}, ValueError, 'chunk must be a multiple of 64'),
+        ({'chunk': 256.5}, TypeError, 'chunk must be an integer'),
+        ({'overlap': 0}, ValueError, 'overlap must be an integer of at least 64'),
+        ({'overlap': '64'}, TypeError, 'overlap must be an integer'),
+        ({'mask': np.zeros((3, 4))}, ValueError, 'mask must have the shape'),
+        ({'weight': {'q': 1.0}}, ValueError, 'weight must name bands among'),
+        ({'extension': 1}, ValueError, 'extension must be left out'),
+        ({'wcs': 'tan'}, TypeError, 'wcs must be a two-dimensional astropy WCS'),
+    ],
+)
+def test_arguments_that_cannot_be_used(options, error, text):
+    with pytest.raises(error, match=text):
+        fields_of(np.ones((300, 300)), **({'chunk': 256} | options))
+
+
+def test_mosaics_that_cannot_be_used(mosaic, tmp_path):
+    paths, data, *_ = mosaic
+    with pytest.raises(ValueError, match='mosaic must have two dimensions; got 3'):
+        fields_of(da.zeros((2, 300, 300)))
+    with pytest.raises(TypeError, match='mosaic must be a path, a URL, or an array'):
+        fields_of(5)
+    with pytest.raises(FileNotFoundError, match=r"mosaic.*there is no file 'memory://"):
+        fields_of('memory://mosaic/absent.fits')
+    with pytest.raises(FileNotFoundError, match='mosaic must be an image or a file'):
+        fields_of(tmp_path / 'absent.fits')
+    with pytest.raises(FileNotFoundError, match='mosaic: there is no file'):
+        fields_of(tmp_path / 'absent.zarr/sci')
+    path = tmp_path / 'packed.fits.gz'
+    fits.PrimaryHDU(data).writeto(path)
+    with pytest.raises(ValueError, match='mosaic must be plain FITS or compressed by'):
+        fields_of(path)
+    (tmp_path / 'text.fits').write_text('no FITS' * 1000)
+    with pytest.raises(OSError, match=r'mosaic=.*text.fits. cannot be read as FITS'):
+        fields_of(tmp_path / 'text.fits')
+    with pytest.raises(ValueError, match='has no extension ERR'):
+        fields_of(paths['plain'], extension='ERR')
+    bands = {'g': data, 'r': data[1:]}
+    with pytest.raises(ValueError, match="band 'r' must have the shape"):
+        fields_of(bands)
+    with pytest.raises(ValueError, match='fields must be chunks of one mosaic'):
+        prepare_mosaic([])
+
+
+# -- the whole and its chunks ------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def sky():
+    """
+    Give a mosaic of 900 px with stars and galaxies, many on borders and corners.
+    """
+    side, n, rng = 900, 260, np.random.default_rng(3)
+    x, y = rng.uniform(-0.5, side - 0.5, (2, n))
+    x[:40], y[20:60] = 511.5 + rng.normal(0, 0.3, (2, 40))
+    psf = PSFModel.from_fwhm(3.0)
+    flux = 29.0 * np.sqrt(float(psf.n_eff)) * 4 * rng.pareto(1.2, n).clip(0, 50) + 600
+    shape = rng.uniform([0.1, 0, 0.4, 0.4, 0.5, 0.5], [0.9, 3, 1, 1, 3, 2], (n, 6))
+    empty = Exposure(
+        np.zeros((side, side)), bkg_error=29.0, effective_gain=1.0, psf=psf
+    )
+    light = ModelRenderer.of(empty)(Sources(x, y, flux, rng.random(n) < 0.5, shape))
+    noise = rng.standard_normal(light.shape) * np.sqrt(29.0**2 + light.clip(0))
+    given = {'psf': psf, 'bkg_error': 29.0, 'effective_gain': 1.0, 'background': 0.0}
+    return (light + noise).astype('float32'), given
+
+
+def _merged(fields, **options):
+    """Rows of chunks that count: positions in the mosaic and probabilities."""
+    options = {'n_threads': 1, 'check': False} | options
+    tables = [detect_sources(f.open(), **f.detection(), **options) for f in fields]
+    rows = []
+    for field, table, use in zip(
+        fields, tables, merge_chunks(fields, tables), strict=True
+    ):
+        (x0, _), (y0, _) = field.options['box']
+        columns = [table['x_centroid'] + x0, table['y_centroid'] + y0]
+        rows.append(np.column_stack([*columns, table['probability']])[use])
+    return np.concatenate(rows)
+
+
+def test_chunks_have_the_rows_of_the_whole(sky, tmp_path):
+    data, given = sky
+    whole = detect_sources(data, n_threads=1, check=False, **given)
+    fields = fields_of(data, 512, 128, **given)
+    assert [field.options['box'][0] for field in fields[:2]] == [[0, 640], [384, 900]]
+    path = tmp_path / 'prepared.npz'
+    prepared = prepare_mosaic(fields, path, n_threads=1)
+    rows = _merged(prepared)
+    places = np.column_stack([whole['x_centroid'], whole['y_centroid']])
+    apart, at = cKDTree(rows[:, :2]).query(places)
+    assert len(rows) == len(whole) > 150
+    assert apart.max() < 0.01
+    np.testing.assert_allclose(rows[at, 2], whole['probability'], atol=1e-3)
+    # Densities of each chunk are others.
+    alone = _merged(fields)
+    apart, at = cKDTree(alone[:, :2]).query(places)
+    off = np.abs(alone[at, 2] - whole['probability'])[apart < 1]
+    assert off.max() > 1e-3
+    # What was found is kept, for these options alone.
+    before = path.stat().st_mtime_ns
+    assert prepare_mosaic(fields, path, n_threads=1) == prepared
+    assert path.stat().st_mtime_ns == before
+    prepare_mosaic(fields, path, n_threads=1, flux_min=700.0)
+    assert path.stat().st_mtime_ns > before
+
+
+def test_numbers_are_those_of_the_whole(sky, tmp_path):
+    data, _ = sky
+    data = data + np.float32(841)
+    data[:, 700:] = np.nan
+    path = tmp_path / 'sky.fits'
+    fits.PrimaryHDU(data).writeto(path)
+    fields = fields_of(path, 256, 64)
+    assert len(fields) == 16
+    prepared = prepare_mosaic(fields, n_threads=1, density=1e-3)
+    whole = Exposure.read(path)
+    options = [field.options for field in prepared]
+    assert {one['bkg_error'] for one in options} == {whole.bkg_error}
+    assert {one['effective_gain'] for one in options} == {whole.effective_gain}
+    assert len({tuple(one['psf_shape']) for one in options}) == 1
+    exposure = prepared[5].open()
+    (x0, x1), (y0, y1) = prepared[5].options['box']
+    off = exposure.background - whole.background[y0:y1, x0:x1]
+    assert np.abs(off).max() < 0.01 * whole.bkg_error
+    assert exposure.bkg_error == whole.bkg_error
+    # Of arrays too, though their numbers are medians of chunks.
+    array = fields_of(da.from_array(data, chunks=300), 256, 64)[5].open()
+    np.testing.assert_allclose(array.background, exposure.background, atol=1e-3)
+
+
+def test_empty_chunks_are_left_out(sky):
+    data, given = sky
+    data = data[:768, :768].copy()
+    data[:384, :384] = np.nan
+    fields = prepare_mosaic(fields_of(data, 256, 64, **given), n_threads=1)
+    assert len(fields) == 8
+    data[:] = np.nan
+    with pytest.raises(ValueError, match='mosaic must have good pixels'):
+        prepare_mosaic(fields_of(data, 256, 64, **given), n_threads=1)
+
+
+# -- rows at borders ---------------------------------------------------------------
+
+
+def _primary(*rows):
+    """Rows that count of two or four chunks: (chunk, x, y, probability)."""
+    n = 1 + max(row[0] for row in rows)
+    fields = fields_of(np.ones((512, 512) if n > 2 else (256, 512)), 256, 64)
+    tables = []
+    for k, field in enumerate(fields):
+        (x0, _), (y0, _) = field.options['box']
+        own = np.array([row[1:] for row in rows if row[0] == k]).reshape(-1, 3)
+        names = ('x_centroid', 'y_centroid', 'probability')
+        table = dict(zip(names, (own - [x0, y0, 0]).T, strict=True))
+        error = np.full(len(own), 0.3)
+        tables.append(table | {'x_err': error, 'y_err': error})
+    use = merge_chunks(fields, tables)
+    return [own.tolist() for own in use]
+
+
+def test_rows_count_where_they_are_owned():
+    # Half-open: the border belongs to the next one.
+    rows = (0, 100, 50, 0.9), (0, 255.4, 50, 0.9), (0, 258.5, 9, 0.9)
+    others = (1, 255.5, 90, 0.9), (1, 300, 50, 0.9), (1, 250, 99, 0.9)
+    assert _primary(*rows, *others) == [[True, True, False], [True, True, False]]
+
+
+@pytest.mark.parametrize('shift', [-0.1, 0.1])
+def test_sources_on_a_border_count_once(shift):
+    # Each places it in its own box, and each in the box of the other.
+    rows = (0, 255.5 - shift, 50, 0.8), (1, 255.5 + shift, 50, 0.9)
+    assert _primary(*rows) == [[False], [True]]
+    # One of them has it alone.
+    assert _primary(rows[0], (1, 400, 50, 0.9)) == [[True], [True]]
+    # Equal ones: that of the owner.
+    rows = (0, 255.6, 50, 0.9001), (1, 255.6, 50, 0.9)
+    assert _primary(*rows) == [[False], [True]]
+
+
+def test_blends_on_a_border_stay_two():
+    pair = (0, 255.2, 50, 0.9), (0, 255.9, 50.2, 0.8)
+    other = (1, 255.21, 50, 0.9), (1, 255.91, 50.2, 0.81)
+    assert _primary(*pair, *other) == [[True, False], [False, True]]
+
+
+def test_a_source_on_a_corner_counts_once():
+    rows = [(k, 255.5 + 0.1 * (k - 2), 255.5, 0.6 + 0.1 * k) for k in range(4)]
+    assert _primary(*rows) == [[False], [False], [False], [True]]
