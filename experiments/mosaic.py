@@ -145,7 +145,7 @@ TASKS = {'mosaic': write_mosaic, 'chunk': work_on_chunk}
 def main(arguments=None):
     bench = Benchmark('mosaic', __doc__.strip().splitlines()[0], n_images=10_000)
     bench.option('--side', type=int, default=6000, help='side of the mosaic in pixels')
-    bench.option('--chunk', type=int, default=1024, help='side of chunks in pixels')
+    bench.option('--chunk', type=int, default=2048, help='side of chunks in pixels')
     bench.option('--task', help='as this script calls itself')
     arguments = bench.start(arguments)
     if arguments.task:

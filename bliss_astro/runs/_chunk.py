@@ -19,7 +19,7 @@ from ._fields import FieldRef
 from ._sections import is_zarr, measures, read_section, widened
 
 # Options that are not of the image in each band.
-_OF_CHUNK = 'box', 'shape', 'density', 'reference'
+_OF_CHUNK = 'box', 'shape', 'density', 'reference', 'prepared'
 # Places in pixels at which PSFs of one content have the same shapes.
 _PLACES = (0.0, 1e3, 1e4), (0.0, 1e3, 1e4)
 # Start of the name of what the files of a field do not hold.
@@ -46,9 +46,14 @@ class MosaicField(FieldRef):
         return field
 
     def with_options(self, parts, **options):
-        """The same with more options and parts."""
+        """The same with more options and parts; what a band has already it keeps."""
         names = ('id', 'files', 'footprint', 'owned', 'group')
         own = {name: getattr(self, name) for name in names}
+        for key in options.keys() & self.options.keys():
+            old, new = self.options[key], options[key]
+            if isinstance(old, Mapping) and isinstance(new, Mapping):
+                known = {band: v for band, v in old.items() if v is not None}
+                options[key] = {**new, **known}
         options = {**self.options, **options}
         return self.of(**own, options=options, parts=self.parts | parts)
 

@@ -19,6 +19,7 @@ from astropy.coordinates import SkyCoord
 import bliss_astro
 from bliss_astro._arguments import require
 from bliss_astro._atomic import atomic_write
+from bliss_astro._threads import use_threads
 from bliss_astro._warnings import keep_warnings
 from bliss_astro.catalog._columns import COLUMNS
 from bliss_astro.detection._detect import DetectionOptions, detect
@@ -157,12 +158,13 @@ def work_on(ref, folder, job):
     record |= {'owned': ref.owned, 'encoder_sha256': job.sha256}
     with keep_warnings(of_others=True) as kept:
         try:
-            image = ref.open()
-            read = time.perf_counter()
             # Draws are those of the field, whatever was done before it.
             own = {'n_threads': 1, 'rng': int(key[:15], 16)}
             own |= ref.detection() | job.options
             own |= {'encoder': job.load(), 'progress_bar': False}
+            with use_threads(own['n_threads']):
+                image = ref.open()
+            read = time.perf_counter()
             catalog = detect(image, DetectionOptions(**own))
             facts = _facts(catalog)
             infer = time.perf_counter()
@@ -333,6 +335,6 @@ def _reason(error, ref):
     """Type and text of an error, with the files of the field."""
     text = ' '.join([str(error), *getattr(error, '__notes__', ())]).strip()
     paths = ref.paths()
-    if not any(Path(path).name in text for path in paths):
+    if paths and not any(Path(path).name in text for path in paths):
         text = f'{text} ({", ".join(paths)})'.strip()
     return f'{type(error).__name__}: {text}'

@@ -94,7 +94,7 @@ def prepare_mosaic(fields, path=None, *, client=None, **options):
     require(sound, 'fields', 'be chunks of one mosaic, from fields_of', sorted(groups))
     made = DetectionOptions(**options)
     if len(fields) == 1:
-        return fields
+        return [fields[0].with_options({}, prepared=True)]
     key = _key(fields, made)
     found = None if path is None else _read(path, key)
     if found is None:
@@ -107,9 +107,24 @@ def prepare_mosaic(fields, path=None, *, client=None, **options):
     return [_prepared(field, numbers, density, cell) for field in fields]
 
 
+def prepare_all(fields, folder, client, job):
+    """Prepare the mosaics of a run that are not yet, with the options of its job."""
+    every, groups = [], {}
+    for field in fields:
+        if isinstance(field, MosaicField) and 'prepared' not in field.options:
+            groups.setdefault(field.group, []).append(field)
+        else:
+            every.append(field)
+    for name, group in groups.items():
+        folder.mkdir(exist_ok=True)
+        options = {'n_threads': 1} | job.options | {'encoder': job.encoder}
+        every += prepare_mosaic(group, folder / f'{name}.npz', client=client, **options)
+    return every
+
+
 def _prepared(field, numbers, density, cell):
     """A chunk with the numbers of the mosaic, and its part of the density."""
-    parts, own = {}, dict(numbers)
+    parts, own = {}, {'prepared': True, **numbers}
     if density.size:
         box, pieces, margins, tiles = field.options['box'], [], [], []
         for (first, last), n in zip(box[::-1], density.shape, strict=True):
@@ -129,7 +144,8 @@ def _survey(fields, options, client):
     def run(function, some):
         if client is None:
             return [function(*one) for one in some]
-        return client.gather([client.submit(function, *one) for one in some])
+        futures = [client.submit(function, *one, pure=False) for one in some]
+        return client.gather(futures)
 
     shape = fields[0].options['shape']
     seen = run(_measure, [(field, options) for field in _samples(fields, shape)])
@@ -162,7 +178,7 @@ def _measure(field, options):
     with use_threads(options.n_threads):
         try:
             images = images_by_band(field.open())
-        except NoPixelsError:
+        except Exception:  # noqa: BLE001 (the run says of which chunk and why)
             return None
         found = {}
         for band, exposure in images.items():
@@ -173,7 +189,7 @@ def _measure(field, options):
                 value = getattr(exposure, name)
                 if source in estimated and np.size(value) <= 2:
                     own[name] = np.atleast_1d(value).tolist()
-            if str(estimated.get('bkg_error')).startswith('weight'):
+            if 'weight_scale' in exposure.meta:
                 own['weight_scale'] = [exposure.meta['weight_scale']]
             if exposure.psf is None:
                 exposure, _ = as_exposure(exposure)
@@ -217,15 +233,18 @@ def _count(field, options):
     Expected counts of a chunk in the windows that begin in its box.
 
     Returns the side of tiles, and for each window its first tile in the mosaic, counts
-    and shares of good pixels ``(2, 16, 16)``; None of an empty chunk.
+    and shares of good pixels ``(2, 16, 16)``; None of an empty chunk. One that fails
+    has no windows: the run tells why.
     """
     with use_threads(options.n_threads):
         encoder = options.load_encoder()
         try:
             bands = prepare_bands(field.open(), options, encoder)
+            image = ImageInputs.of(bands, encoder, options)
         except NoPixelsError:
             return None
-        image = ImageInputs.of(bands, encoder, options)
+        except Exception:  # noqa: BLE001
+            return 0, [], []
         grid, tile = image.grid, image.grid.size * image.binning
         first = [part.start for part in field.cut]
         n_tiles = [-(-n // tile) for n in field.options['shape']]
@@ -251,7 +270,7 @@ def _count(field, options):
 
 def _density(counted, shape):
     """Density by cells of the mosaic, and their side in pixels."""
-    tile = counted[0][0] if counted else 1
+    tile = max([tile for tile, *_ in counted], default=0) or 1
     cell, n = tile * DENSITY_CELL, [-(-side // tile) for side in shape]
     expected, area = np.zeros((2, *(-(-k // DENSITY_CELL) for k in n)))
     steps = np.arange(SAMPLE_SIDE)

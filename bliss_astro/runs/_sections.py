@@ -83,17 +83,25 @@ def open_image(source, parameter, extension=None):
     require(not _PACKED.fullmatch(path), parameter, allowed, repr(path))
     if not remote:
         check_file(path, parameter, 'an image or a file')
-    try:
+    with contextlib.ExitStack() as stack:
         with _missing(parameter, path):
-            options = {'use_fsspec': True} if remote else {'memmap': False}
-            hdus = fits.open(path, lazy_load_hdus=True, **options)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        msg = f'{parameter}={path!r} cannot be read as FITS ({error})'
-        raise OSError(msg) from error
-    with hdus:
-        yield hdus, _find_plane(hdus, name, parameter)
+            file = stack.enter_context(_open_file(path, remote))
+        try:
+            options = {'memmap': False, 'lazy_load_hdus': True}
+            hdus = stack.enter_context(fits.open(file, **options))
+            k = _find_plane(hdus, name, parameter)
+        except OSError as error:
+            msg = f'{parameter}={path!r} cannot be read as FITS ({error})'
+            raise OSError(msg) from error
+        yield hdus, k
+
+
+def _open_file(path, remote):
+    if not remote:
+        return Path(path).open('rb')
+    import fsspec
+
+    return fsspec.open(path, 'rb')
 
 
 @contextlib.contextmanager
@@ -277,7 +285,9 @@ def _cut_maps(given, cut, image, k):
             given[name] = np.asarray(given[name]) != 0
     scale = given.pop('weight_scale', None)
     if scale is not None:
-        given['weight'] = given['weight'] / scale**2
+        # No longer one that is estimated.
+        with np.errstate(divide='ignore', invalid='ignore'):
+            given['variance'] = scale**2 / np.asarray(given.pop('weight'), float)
     if 'variance' in given:
         variance = given.pop('variance')
         bad = ~((variance > 0) & np.isfinite(variance))

@@ -28,6 +28,7 @@ from bliss_astro.encoders._weights import DEFAULT_ENCODER
 
 from ._field import Job, read_record, work_on, write_record
 from ._fields import FieldRef, check_unique
+from ._prepare import prepare_all
 from ._sky import to_degrees, to_vectors
 
 # Fields for each thread of the workers that are submitted ahead: one that is worked on,
@@ -37,7 +38,7 @@ _AHEAD = 3
 _LOOK, _SAVE = 5.0, 60.0
 # Files and folders of a run.
 _PARTS = ('fields', 'catalog', 'fields.ecsv', 'encoder.safetensors', 'encoder.json')
-_PARTS += ('depth.fits', 'completeness.fits', 'report.html', 'run.json')
+_PARTS += ('mosaics', 'depth.fits', 'completeness.fits', 'report.html', 'run.json')
 # Columns of the table of the fields, and units.
 _NUMBERS = ('n_rows', 'expected_count', 'expected_count_error', 'area', 'depth')
 _NUMBERS += ('fwhm', 'pixel_scale')
@@ -146,6 +147,7 @@ def run_survey(
     output.mkdir(parents=True, exist_ok=True)
     with lock_folder(output, work='run'):
         job = _prepare(output, encoder, {'threshold': threshold} | options, overwrite)
+        fields = prepare_all(fields, output / 'mosaics', client, job)
         _Run(fields, output, job, retries, progress_bar).work(client, workers)
     return summary_path(output)
 

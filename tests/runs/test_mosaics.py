@@ -12,13 +12,15 @@ import pytest
 import zarr
 from astropy.io import fits
 from astropy.wcs import WCS
+from pyarrow import parquet
 from scipy.spatial import cKDTree
 
 from bliss_astro import Exposure, PSFModel, detect_sources
 from bliss_astro.rendering._scene import ModelRenderer, Sources
-from bliss_astro.runs import fields_of, prepare_mosaic
+from bliss_astro.runs import catalog_field, fields_of, merge_chunks, prepare_mosaic
 from bliss_astro.runs._chunk import _content
-from bliss_astro.runs._mosaics import merge_chunks
+from bliss_astro.runs._field import Job
+from bliss_astro.runs._prepare import prepare_all
 
 SHAPE, CHUNK = (500, 700), 320
 GIVEN = {'background': 100.0, 'effective_gain': 2.0}
@@ -307,6 +309,23 @@ def test_numbers_are_those_of_the_whole(sky, tmp_path):
     np.testing.assert_allclose(array.background, exposure.background, atol=1e-3)
 
 
+def test_weights_and_bands_have_one_scale(sky):
+    data, given = sky
+    given = {name: given[name] for name in ('psf', 'effective_gain', 'background')}
+    weight = np.full(data.shape, 5.0)
+    weight[300:400, 100:200] = 0
+    options = {'weight': {'g': weight, 'r': None}, 'bkg_error': {'r': 29.0}}
+    fields = fields_of({'g': data, 'r': data}, 512, 64, **options, **given)
+    prepared = prepare_mosaic(fields, n_threads=1, density=1e-3)
+    (scale,) = {field.options['weight_scale']['g'] for field in prepared}
+    assert scale / np.sqrt(5) == pytest.approx(29, rel=0.01)
+    exposures = prepared[0].open()
+    assert exposures['r'].bkg_error == 29
+    good = ~exposures['g'].mask
+    np.testing.assert_allclose(exposures['g'].bkg_error[good], scale / np.sqrt(5))
+    assert not good[300:400, 100:200].any()
+
+
 def test_empty_chunks_are_left_out(sky):
     data, given = sky
     data = data[:768, :768].copy()
@@ -316,6 +335,38 @@ def test_empty_chunks_are_left_out(sky):
     data[:] = np.nan
     with pytest.raises(ValueError, match='mosaic must have good pixels'):
         prepare_mosaic(fields_of(data, 256, 64, **given), n_threads=1)
+
+
+def test_fields_of_a_run(sky, tmp_path):
+    data, given = sky
+    data = data[:448, :448].copy()
+    data[:192, :192] = np.nan
+    path = tmp_path / 'sky.fits'
+    fits.PrimaryHDU(data, fits.Header({'BUNIT': 'electron'})).writeto(path)
+    fields = fields_of(path, 256, 64, **given)
+    job = Job(options={'check': False})
+    prepared = prepare_all(fields, tmp_path / 'mosaics', None, job)
+    assert [field.id for field in prepared] == [
+        'sky-x0-y0',
+        *(f.id for f in fields[1:]),
+    ]
+    assert prepare_all(prepared, tmp_path / 'mosaics', None, job) == prepared
+    field = prepared[3]
+    record = catalog_field(field, tmp_path, check=False)
+    assert record['status'] == 'done', record['reason']
+    rows = parquet.read_table(tmp_path / 'fields' / f'{field.id}.parquet')
+    options = {'n_threads': 1, 'check': False}
+    catalog = detect_sources(field.open(), **field.detection(), **options)
+    np.testing.assert_array_equal(rows['probability'], catalog['probability'])
+    (x0, x1), _ = field.owned
+    inside = (catalog['x_centroid'] >= x0 - 0.5) & (catalog['x_centroid'] < x1 - 0.5)
+    assert not np.any(np.array(rows['owned']) & ~inside)
+    # A file that is damaged later: the run says which chunk fails.
+    path.write_bytes(path.read_bytes()[:-400_000])
+    assert len(prepare_all(fields, tmp_path / 'mosaics', None, job)) == 4
+    record = catalog_field(fields[3], tmp_path, check=False)
+    assert record['status'] == 'failed'
+    assert 'sky.fits' in record['reason']
 
 
 # -- rows at borders ---------------------------------------------------------------
