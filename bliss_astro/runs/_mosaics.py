@@ -45,7 +45,7 @@ def fields_of(
     ----------
     mosaic : str, `~os.PathLike`, 2D array or dict of them
         FITS file, plain or compressed by tiles (fpack); store of zarr,
-        ``'store.zarr/NAME'``; either by path or by a URL that fsspec knows
+        ``'store.zarr/NAME'``; either by path or by a URL of fsspec
         (``'s3://...'``). Or an array of dask, zarr or numpy. Several bands on one
         pixel grid are a dict by name of the band.
 

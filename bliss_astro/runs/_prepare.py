@@ -234,7 +234,7 @@ def _count(field, options):
 
     Returns the side of tiles, and for each window its first tile in the mosaic, counts
     and shares of good pixels ``(2, 16, 16)``; None of an empty chunk. One that fails
-    has no windows: the run tells why.
+    has no windows: the record of the run has the reason.
     """
     with use_threads(options.n_threads):
         encoder = options.load_encoder()

@@ -2,7 +2,7 @@
 """
 Sections of images of any size: FITS files and zarr stores, here or remote, and arrays.
 
-Of a mosaic no more is read than the section, with its header, coordinates and maps.
+Nothing but the section is read, with the header, coordinates and maps.
 """
 
 import contextlib
