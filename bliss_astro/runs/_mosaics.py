@@ -32,7 +32,7 @@ _REACH = 1.0
 
 
 def fields_of(
-    mosaic, chunk=4096, overlap=128, *, name=None, extension=None, wcs=None, **given
+    mosaic, chunk=2048, overlap=128, *, name=None, extension=None, wcs=None, **given
 ):
     """
     Cut a mosaic into overlapping chunks that are read when they are opened.
@@ -51,6 +51,7 @@ def fields_of(
 
     chunk : int, optional
         Largest side of the boxes in pixels, a multiple of 64; they are about even.
+        Memory goes with it, see :ref:`mosaics`.
 
     overlap : int, optional
         Pixels that chunks reach beyond their boxes, a multiple of 64, at least 64.
