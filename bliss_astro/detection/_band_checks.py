@@ -153,7 +153,8 @@ def _flux_ratio(exposure, first, light):
 def _check_names(reference, ratios):
     """Warn if two bands have each other's light, by flux ratios to the reference."""
     bands = [reference, *(band for band, ratio in ratios.items() if ratio > 0)]
-    if len(bands) < 2:
+    # One colour may be that of a wrong zero point as well.
+    if len(bands) < 3:
         return
     found = np.log([1.0, *(ratios[band] for band in bands[1:])])
     likely = functools.partial(_likelihood, _colours_of(tuple(bands)))
