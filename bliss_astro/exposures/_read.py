@@ -48,11 +48,11 @@ class ExposureRead(registry.UnifiedReadWrite):
 
     Any FITS image is read, plain or compressed: the first two-dimensional one, or
     that of ``extension``, with its unit, WCS, the extensions MASK and UNCERT, and the
-    header cards of gain, saturation level and read noise where they are sound. Frames
-    and corrected frames of SDSS, and the files that this package writes, are
-    recognised by their content. Numbers neither in the file nor given are estimated;
-    ``meta['estimated']`` holds their sources. Other formats are added by
-    `astropy.io.registry.register_reader`.
+    header cards of gain, saturation level and read noise where they are sound. Images
+    of SDSS, the Legacy Surveys, HSC and LSST, JWST and HST, and the files that this
+    package writes, are recognised by their content. Numbers neither in the file nor
+    given are estimated; ``meta['estimated']`` holds their sources. Other formats are
+    added by `astropy.io.registry.register_reader`.
 
     Parameters
     ----------
@@ -62,8 +62,8 @@ class ExposureRead(registry.UnifiedReadWrite):
         1, the last one included. As a slice that is ``[200:500, 100:400]``.
 
     format : str, optional
-        ``'fits'``, ``'sdss.frame'``, ``'bliss_astro.simulated'``,
-        ``'bliss_astro.coadd'`` or a registered one; by default by the content.
+        ``'fits'``, that of a survey, such as ``'sdss.frame'``, or of this package, such
+        as ``'bliss_astro.coadd'``, or a registered one; by default by the content.
 
     extension : int, str or tuple, optional
         The HDU of the image: number, name, or name and version.
@@ -80,7 +80,7 @@ class ExposureRead(registry.UnifiedReadWrite):
           as an angle;
         * ``zero_point``: AB magnitude of a flux of 1; the exposure is then in nmgy.
 
-        For SDSS images the arguments of `Exposure.from_sdss`.
+        For images of surveys the arguments of their readers.
 
     Returns
     -------

@@ -17,6 +17,7 @@ from astropy.table import Table
 from bliss_astro._arguments import require
 from bliss_astro._lazy import survey as load_survey
 from bliss_astro.exposures import Exposure
+from bliss_astro.surveys._bands import open_bands
 from bliss_astro.surveys._files import list_files
 
 # Names that every file system takes, with room for the endings of files of a run.
@@ -224,20 +225,11 @@ def open_field(files, **options):
 
     A dict among the options has a value for each band.
     """
-    exposures = {}
-    for band, path in files.items():
-        allowed = 'be one path for each band'
-        require(isinstance(path, str), 'files', allowed, f'{path!r:.60}')
-        own = {
-            name: value.get(band) if isinstance(value, Mapping) else value
-            for name, value in options.items()
-        }
-        exposures[band] = _read(path, **{'band': band or None} | own)
-    if len(exposures) == 1:
-        return next(iter(exposures.values()))
-    from bliss_astro.coadds import align_bands
 
-    return align_bands(exposures)
+    def read(path, band, **own):
+        return _read(path, **{'band': band} | own)
+
+    return open_bands(files, read, options)
 
 
 def _read(path, **options):

@@ -72,7 +72,7 @@ def open_bands(files, read, options):
 
     ``read`` makes an exposure of a path, a band (None where the file states it) and
     keywords; a dict among the ``options`` has a value for each band. Bands on other
-    pixels than the first are resampled to these.
+    pixels than the first are resampled to these, by their WCS.
     """
     exposures = {}
     for band, path in files.items():
@@ -87,12 +87,11 @@ def open_bands(files, read, options):
         exposures[band] = read(path, band or None, **own)
     if len(exposures) == 1:
         return next(iter(exposures.values()))
-    try:
+    if all(exposure.wcs is None for exposure in exposures.values()):
         return ExposureSet(exposures)
-    except ValueError:
-        from bliss_astro.coadds import align_bands
+    from bliss_astro.coadds import align_bands
 
-        return align_bands(exposures)
+    return align_bands(exposures)
 
 
 def split_variance(signal, variance, good, photons=None):

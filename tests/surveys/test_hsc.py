@@ -10,6 +10,7 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.testing import assert_allclose, assert_array_equal
 
+from bliss_astro import detect_sources
 from bliss_astro.exposures import BANDS, Exposure
 from bliss_astro.runs import find_fields
 from bliss_astro.surveys import hsc
@@ -77,6 +78,20 @@ def test_numbers(calexp, star_fields):
     corner = exposure.wcs.pixel_to_world(59.5, 147.5)
     # The axis of rows is turned from north to east.
     assert sky.position_angle(corner).deg == pytest.approx(20, abs=0.1)
+
+
+def test_catalogue(calexp, star_fields):
+    """
+    Magnitudes and positions of the catalogue, with the PSF as an image.
+    """
+    y, x = np.mgrid[-10:11, -10:11]
+    psf = np.exp(-(x**2 + y**2) / 2 / star_fields.SIGMA**2)
+    catalog = detect_sources(calexp, psf=psf / psf.sum())
+    for x, y, mag in star_fields.STARS:
+        apart = np.hypot(catalog['x_centroid'] - x, catalog['y_centroid'] - y)
+        assert apart.min() < 0.1
+        found = catalog['mag'][np.argmin(apart)].value
+        assert found == pytest.approx(mag, abs=0.04)
 
 
 def test_planes_by_name(calexp):
