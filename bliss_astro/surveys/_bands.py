@@ -105,7 +105,7 @@ def split_variance(signal, variance, good, photons=None):
     noise = np.sqrt(np.median(variance[good]))
     blank = good & (np.abs(signal) < _BLANK_SIGMA * noise)
     gain = None
-    error = np.sqrt(np.where(variance > 0, variance, 0.0), dtype=float)
+    error = np.sqrt(np.where(variance > 0, variance, 0))
     if blank.any():
         bright = good & (signal > _BRIGHT_SIGMA * noise)
         photons = variance if photons is None else photons
@@ -126,12 +126,12 @@ def _gain_of(signal, variance, blank, bright):
     return float(np.median(signal[bright]) / excess) if clear else None
 
 
-def scale_noise(exposure):
+def scale_noise(exposure, weight=None):
     """
     Scale the map of the noise to what empty sky shows.
 
     Resampling makes pixels alike and lowers their scatter, of which maps of errors know
-    nothing. The factor is ``meta['noise_ratio']``.
+    nothing. The noise over that of an inverse variance is ``meta['noise_ratio']``.
     """
     try:
         noise = noise_of(exposure, exposure.bkg_error)
@@ -141,8 +141,10 @@ def scale_noise(exposure):
             'image. The stated noise is taken as it is.'
         )
         return exposure
+    meta, error = exposure.meta, exposure.bkg_error * noise.sigma
+    if weight is not None:
+        ratio = np.median((error * np.sqrt(weight))[~exposure.mask])
+        meta = meta | {'noise_ratio': float(ratio)}
     return exposure.replace(
-        bkg_error=exposure.bkg_error * noise.sigma,
-        noise_correlation=noise.significant_correlation,
-        meta=exposure.meta | {'noise_ratio': float(noise.sigma)},
+        bkg_error=error, noise_correlation=noise.significant_correlation, meta=meta
     )

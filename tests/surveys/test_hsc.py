@@ -186,7 +186,7 @@ def test_real_pixels(shared_data, tmp_path):
     """
     Magnitudes of injected stars in real coadds of five bands, by their PSFs.
     """
-    offsets = []
+    offsets, scatter = [], []
     folder = shared_data / 'hsc_blends'
     for number, path in enumerate(sorted(folder.glob('set[23]/*.npz'))):
         blend = np.load(path)
@@ -201,6 +201,10 @@ def test_real_pixels(shared_data, tmp_path):
             psfs[band] = str(name.with_name(f'psf-{number}-{band}.fits'))
             fits.writeto(psfs[band], blend['psfs'][k])
         exposures = hsc.open_field(files, psf=psfs, bad_planes=['SAT'])
+        for exposure in exposures.values():
+            pull = exposure.data / exposure.bkg_error
+            # Light only brightens pixels.
+            scatter.append(1.4826 * np.median(-pull[(pull < 0) & ~exposure.mask]))
         for star in blend['matched']:
             if star['sourceType'].strip() != b'star':
                 continue
@@ -208,6 +212,7 @@ def test_real_pixels(shared_data, tmp_path):
                 flux = _psf_flux(exposure, star['x'], star['y'])
                 offsets.append(22.5 - 2.5 * np.log10(flux) - star[f'{band}magVar'])
     assert len(offsets) >= 5
+    assert np.median(scatter) == pytest.approx(1, abs=0.15)
     assert np.median(offsets) == pytest.approx(0, abs=0.05)
     assert np.abs(offsets).max() < 0.15
 

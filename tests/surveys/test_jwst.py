@@ -66,6 +66,7 @@ def test_numbers(write, star_fields):
     # The scatter of drizzled pixels and their correlation, not the stated error.
     assert star_fields.sky_scatter(exposure) == pytest.approx(1, abs=0.04)
     assert_allclose(np.median(exposure.bkg_error) * NMGY, LOWER * NOISE, rtol=0.04)
+    assert exposure.meta['noise_ratio'] == pytest.approx(LOWER, rel=0.04)
     expected = np.exp(-1 / 4 / KERNEL**2)
     assert_allclose(exposure.noise_correlation, expected, atol=0.08)
     assert_allclose(exposure.effective_gain / NMGY, GAIN, rtol=0.05)

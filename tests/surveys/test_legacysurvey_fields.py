@@ -74,6 +74,7 @@ def test_brick(write, star_fields):
     assert_allclose(star_fields.magnitudes(exposure), truth, rtol=0, atol=0.03)
     assert star_fields.sky_scatter(exposure) == pytest.approx(1, abs=0.04)
     assert_allclose(np.median(exposure.bkg_error) * NMGY, 0.9 * SIGMA, rtol=0.04)
+    assert exposure.meta['noise_ratio'] == pytest.approx(0.9, rel=0.04)
     # Saturated, and bad in all images of r; bad in z or a galaxy are not.
     assert_array_equal(exposure.mask[9, 10:16], [0, 0, 1, 1, 0, 0])
     assert_array_equal(np.argwhere(exposure.saturated), [[9, 12]])
@@ -104,6 +105,10 @@ def test_companions(write):
         exposure = Exposure.read(path)
     assert exposure.psf is None
     assert exposure.meta['estimated']['bkg_error'] == 'scatter of empty sky'
+    weight = np.full(exposure.shape, (SIGMA / NMGY) ** -2.0)
+    with pytest.warns(match='are not there: psfsize'):
+        exposure = Exposure.read(path, weight=weight)
+    assert_allclose(exposure.bkg_error * NMGY, 0.9 * SIGMA, rtol=0.04)
     with pytest.raises(FileNotFoundError, match='psfsize must be a file'):
         legacysurvey.read_coadd(path, psfsize='absent.fits')
 

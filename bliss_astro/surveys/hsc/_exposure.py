@@ -199,7 +199,7 @@ def _noise(data, variance, good, given):
     """Noise of the sky and the gain by a variance that has the light of sources."""
     level = given['background']
     level = np.median(data[good]) if isinstance(level, str) else level
-    signal = np.asarray(data - getattr(level, 'value', level), float)
+    signal = data - getattr(level, 'value', level)
     error, gain = split_variance(signal, variance, good)
     own = given.get('effective_gain')
     return {'bkg_error': error, 'effective_gain': gain if own is None else own}

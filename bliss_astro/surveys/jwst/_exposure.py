@@ -118,7 +118,7 @@ def read_exposure(image, **given):
         header = hdus['SCI'].header
         exposure, _ = read_hdus(hdus, Location(name, 'SCI'), 'fits', stated | given)
     if 'bkg_error' not in given:
-        exposure = scale_noise(exposure)
+        exposure = scale_noise(exposure, stated.get('weight'))
     return _in_nanomaggies(exposure, header, name)
 
 
@@ -191,7 +191,7 @@ def _is_i2d(hdus):
 def _plane(hdus, key):
     """Pixels of an extension, or None."""
     data = image_plane(hdus[key]) if key in hdus else None
-    return None if data is None else data.astype(float)
+    return None if data is None else data.astype(data.dtype.newbyteorder('='))
 
 
 def _find_band(header):

@@ -3,6 +3,7 @@
 Exposures of the coadds of bricks of the DESI Legacy Imaging Surveys.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -67,11 +68,11 @@ def read_coadd(image, *, weight=None, maskbits=None, psfsize=None, nexp=None, **
     image : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
         A file ``legacysurvey-BRICK-image-BAND.fits.fz``, in nanomaggies.
 
-    weight, maskbits, psfsize, nexp : str or `~os.PathLike`, optional
-        The files of inverse variances, of bit masks, of effective widths of the PSF and
-        of numbers of exposures, by default those beside the image by their names. Those
-        that are not there are named by a warning; the noise is then that of empty sky,
-        and the PSF is measured.
+    weight, maskbits, psfsize, nexp : str, `~os.PathLike` or array, optional
+        Maps, or files, of inverse variances, bit masks, effective widths of the PSF
+        (arcsec) and numbers of exposures, by default those beside the image by their
+        names. Those that are not there are named by a warning; the noise is then that
+        of empty sky, and the PSF is measured.
 
     **given
         Other keywords of `Exposure.read <bliss_astro.exposures.ExposureRead>`:
@@ -114,7 +115,8 @@ def read_coadd(image, *, weight=None, maskbits=None, psfsize=None, nexp=None, **
                 path = beside(name, MAPS.get(key, key))
                 missing += [MAPS.get(key, key)] * (path is None)
             if path is not None:
-                maps[key] = _read_map(path, key, header)
+                is_file = isinstance(path, str | os.PathLike)
+                maps[key] = _read_map(path, key, header) if is_file else path
         if missing:
             warn(f'files of {name!r} are not there: {", ".join(missing)}')
         location = Location(name, hdus.index(_image(hdus)))
@@ -122,7 +124,7 @@ def read_coadd(image, *, weight=None, maskbits=None, psfsize=None, nexp=None, **
         exposure, _ = read_hdus(hdus, location, 'fits', known | given)
     if 'weight' in maps:
         # Resampling makes pixels alike, of which the weights know nothing.
-        exposure = scale_noise(exposure)
+        exposure = scale_noise(exposure, np.maximum(maps['weight'], 0))
     if 'psfsize' not in maps or exposure.pixel_scale is None:
         return exposure
     return exposure.replace(
