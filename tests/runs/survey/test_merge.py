@@ -3,15 +3,19 @@
 Tests of duplicates in overlaps: no source lost or doubled, whatever the order.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
+from bliss_astro.runs import merge_chunks
 from bliss_astro.runs._done import Field, Fields, read_records
 from bliss_astro.runs._merge import merged, owners
 from bliss_astro.runs._sky import Region, chord, to_vectors
 
 SKY = Region.of(None)
+NAMES = ('x_centroid', 'y_centroid', 'x_err', 'y_err', 'probability')
 # Fields that overlap by a third, turned by 15 degrees each.
 PLACES = [(170 * i - 170, 130 * j - 130) for i in range(3) for j in range(3)]
 
@@ -110,6 +114,17 @@ def test_boxes_of_a_mosaic_decide(make_survey, tmp_path):
     close = cKDTree(truth).query(truth, k=2)[0][:, 1] < chord(2)
     assert near.sum() > 30
     assert np.all(counts[near & ~close] == 1)
+    # As the rule of a mosaic in its pixels says.
+    tables = [field.read() for field in fields.all]
+    chunks = [
+        SimpleNamespace(owned=box, cut=(slice(0, 200), slice(x0, x0 + 260)))
+        for box, (x0, _) in zip(boxes, places, strict=True)
+    ]
+    numbers = [{name: table[name].to_numpy() for name in NAMES} for table in tables]
+    kept = merge_chunks(chunks, numbers)
+    vectors = [places_of(table)[use] for table, use in zip(tables, kept, strict=True)]
+    assert sum(map(len, vectors)) == len(rows)
+    assert set(cKDTree(truth).query(np.concatenate(vectors))[1]) == set(which)
 
 
 def test_masked_places_belong_to_a_field_that_sees_them(make_survey, tmp_path):
