@@ -16,6 +16,9 @@ from scipy.spatial import cKDTree
 
 from ._sky import FieldSky, chord
 
+# Step of depths in magnitudes, levels of depth in arcsec of distance to the border, and
+# pixels from it in which they do not count.
+_DEPTH_STEP, _LEVEL, _EDGE = 0.1, 1e6, 12
 # Factor of the rank of a field that has less than half of its pixels at a place.
 _MASKED = 1e-6
 # Pixels around a region from which rows may be the same as those inside.
@@ -50,10 +53,8 @@ class Field:
 
     def read(self, columns=None):
         """Rows, a table of Arrow; an `OSError` that names a damaged file."""
-        from pyarrow import parquet
-
         with self._file() as file:
-            rows = parquet.read_table(file, columns=columns)
+            rows = file.read(columns, use_threads=False)
             place = [rows[name].to_numpy() for name in ('ra', 'dec')]
             if not np.isfinite(place).all():
                 msg = 'rows have no place on the sky'
@@ -62,34 +63,42 @@ class Field:
 
     def schema(self):
         """Columns of the rows."""
-        from pyarrow import parquet
-
         with self._file() as file:
-            return parquet.read_schema(file)
+            return file.schema_arrow
 
     @contextlib.contextmanager
     def _file(self):
         from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
 
         path = self.folder / 'fields' / f'{self.id}.parquet'
         try:
-            with path.open('rb') as file:
+            with ParquetFile(path) as file:
                 yield file
         except (ArrowException, KeyError, OSError, ValueError) as error:
             raise _damaged(path, error) from error
 
-    def border(self, vectors):
+    def border(self, vectors, pixels=None):
         """Distance of unit vectors from the border in arcsec; 0 where another owns."""
-        x, y = self.sky.pixels(vectors)
+        x, y = self.sky.pixels(vectors) if pixels is None else pixels
         ny, nx = self.sky.shape
         apart = np.min([x + 0.5, nx - 0.5 - x, y + 0.5, ny - 0.5 - y], axis=0)
-        rank = np.nan_to_num(apart.clip(min=0) * self.sky.scale)
-        if self.owned is not None:
-            for values, (low, high) in zip((x, y), self.owned, strict=True):
-                rank = np.where((values >= low - 0.5) & (values < high - 0.5), rank, 0)
-        if self.numbers['share'] < 1 and (inside := rank > 0).any():
+        border = np.nan_to_num(apart.clip(min=0) * self.sky.scale)
+        for values, (low, high) in zip((x, y), self.owned or (), strict=False):
+            border[(values < low - 0.5) | (values >= high - 0.5)] = 0
+        return border
+
+    def rank(self, vectors):
+        """Claim to unit vectors: the field's depth, then the border; 0 for none."""
+        x, y = self.sky.pixels(vectors)
+        border = self.border(vectors, (x, y))
+        limit = next(iter(self.numbers['limits'].values()))
+        level = 10_000 - round(2.5 * np.log10(limit) / _DEPTH_STEP) if limit else 0
+        rank = border + _LEVEL * level * (border > _EDGE * self.sky.scale)
+        if self.numbers['share'] < 1 and (inside := border > 0).any():
             usable = self.arrays['usable'][self.cells(x[inside], y[inside])]
-            rank[inside] *= np.where(usable >= 50, 1.0, _MASKED)
+            own = border[inside] * _MASKED
+            rank[inside] = np.where(usable >= 50, rank[inside], own)
         return rank
 
     def cells(self, x, y):

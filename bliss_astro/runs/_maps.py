@@ -13,14 +13,14 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import QTable
 
-from bliss_astro._arguments import check_integer
+from bliss_astro._arguments import check_choice, check_integer
 from bliss_astro._atomic import atomic_write
 from bliss_astro._fits import CREATOR
 from bliss_astro.catalog._columns import ab_magnitude, has_magnitude
 
 from ._counts import COUNTED, faint_fluxes, owned, owned_points, unlisted
 from ._hats import pixels_of
-from ._sky import Region, to_degrees, to_vectors
+from ._sky import Region, axes_at, to_degrees, to_vectors
 
 # Finest order, and number of pixels that maps have by default at most.
 _MAX_ORDER, _N_PIXELS = 12, 4_000_000
@@ -29,6 +29,8 @@ _SKY_AREA = 41252.96124941927
 # Edges of bins of flux in units of the depth.
 _EDGES = np.geomspace(0.2, 20, 61)
 _LEVELS = (0.5, 0.9)
+# Cosine of the largest distance from the middle of a map in a touching plane.
+_PLANE = np.cos(np.radians(40))
 # Fields whose pixels are summed together.
 _BATCH = 200
 
@@ -176,3 +178,36 @@ def write_map(table, names, path):
         hdus.append(fits.BinTableHDU.from_columns(curve, name='CURVE'))
     with atomic_write(path, overwrite=True) as temporary:
         fits.HDUList(hdus).writeto(temporary, overwrite=True, checksum=True)
+
+
+def plot_map(table, name, ax=None):
+    """Draw a column of maps around the middle of the survey; return the axes."""
+    import matplotlib.pyplot as plt
+    from astropy_healpix import boundaries_lonlat
+    from matplotlib.collections import PolyCollection
+
+    check_choice('column', name, table.colnames[1:])
+    nside = 2 ** table.meta['order']
+    corners = boundaries_lonlat(table['pixel'], 1, nside, order='nested')
+    vectors = to_vectors(*(angle.deg for angle in corners))
+    middle = vectors.mean((0, 1))
+    middle /= np.linalg.norm(middle)
+    ra, dec = to_degrees(middle)
+    if (vectors @ middle).min() > _PLANE:
+        places = np.degrees(vectors @ axes_at(middle).T / (vectors @ middle)[..., None])
+        labels = [f'{way} of {at:.4f}' for way, at in (('east', ra), ('north', dec))]
+    else:
+        # From the opposite side of the sky on, where few surveys are.
+        own = to_degrees(vectors)
+        places = np.stack([(own[0] - ra + 180) % 360 - 180 + ra, own[1]], -1)
+        labels = ['right ascension', 'declination']
+    ax = plt.gca() if ax is None else ax
+    values = u.Quantity(table[name])
+    drawn = PolyCollection(places, array=values.value, edgecolors='face')
+    ax.add_collection(drawn)
+    ax.autoscale_view()
+    ax.xaxis.set_inverted(True)
+    ax.set(xlabel=f'{labels[0]} (deg)', ylabel=f'{labels[1]} (deg)')
+    unit = f' ({values.unit})' if values.unit != u.one else ''
+    ax.figure.colorbar(drawn, ax=ax, label=f'{name}{unit}')
+    return ax

@@ -3,10 +3,11 @@
 Duplicates in overlaps: the field that owns a position, and the rows that are primary.
 
 Each position belongs to one of the fields that see it: in mosaics to the chunk whose
-box has it, else to the field whose border is farthest, which no measurement and no
-order of the fields decides. Rows of different fields that are mutual nearest
-neighbours are one source. Of them the row of the owner is primary; where each field
-places the source on the side of another, or each on its own, the most probable one.
+box has it, else to the deepest field, of equally deep ones to that whose border is
+farthest, which no source and no order of the fields decides. Rows of different fields
+that are mutual nearest neighbours are one source. Of them the row of the owner is
+primary; where each field places the source on the side of another, or each on its own,
+the most probable one.
 """
 
 import numpy as np
@@ -38,7 +39,7 @@ def owners(fields, vectors):
     for k, field in enumerate(fields):
         reach = chord(field.sky.radius * 1.001 + 1)
         near = np.array(tree.query_ball_point(field.sky.middle, reach), int)
-        rank = field.border(vectors[near])
+        rank = field.rank(vectors[near])
         # The first of equal ones.
         better = rank > best[near]
         best[near[better]], owner[near[better]] = rank[better], k

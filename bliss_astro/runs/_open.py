@@ -16,7 +16,7 @@ from bliss_astro._warnings import warn
 from . import _counts
 from ._done import Field, Fields, read_records
 from ._hats import catalog_of, is_current, write_hats
-from ._maps import survey_maps, write_map
+from ._maps import plot_map, survey_maps, write_map
 from ._merge import merged
 from ._sky import Region, to_degrees
 
@@ -296,6 +296,28 @@ class Survey:
         """
         return survey_maps(self._fields(), order)
 
+    def plot(self, column='depth', *, order=None, ax=None):
+        """
+        Draw a map.
+
+        Parameters
+        ----------
+        column : str, optional
+            Column of `maps`.
+
+        order : int, optional
+            As for `maps`.
+
+        ax : `~matplotlib.axes.Axes`, optional
+            Axes to draw into; by default the current ones.
+
+        Returns
+        -------
+        ax : `~matplotlib.axes.Axes`
+            The axes, of degrees from the middle of the survey.
+        """
+        return plot_map(self.maps(order), column, ax)
+
     def depth_map(self, order=None):
         """
         Write the map of the depth, ``depth.fits``.
@@ -315,17 +337,9 @@ class Survey:
 
     def completeness_map(self, order=None):
         """
-        Write the map of the completeness, ``completeness.fits``.
+        Write the map of the completeness, ``completeness.fits``, as `depth_map`.
 
-        Parameters
-        ----------
-        order : int, optional
-            As for `maps`.
-
-        Returns
-        -------
-        path : `~pathlib.Path`
-            As for `depth_map`; its extension ``CURVE`` has the completeness by flux.
+        Its extension ``CURVE`` has the completeness by flux.
         """
         return self._write_maps(order)[1]
 

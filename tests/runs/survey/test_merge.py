@@ -95,6 +95,27 @@ def test_owner_does_not_depend_on_order_or_measurement(make_survey, tmp_path):
     assert np.array_equal(names[np.argmax(borders, 0)], found)
 
 
+def test_deepest_field_owns_but_for_its_edge(make_survey, tmp_path):
+    make_survey(tmp_path / 'run', [(0, 0), (30, 20)], n=50)
+    fields = fields_of(tmp_path / 'run').all
+    points = fields[0].sky.points(2.0)
+    borders = [field.border(points) for field in fields]
+    assert {0, 1} <= set(owners(fields, points))
+    # By less than a step the border decides still.
+    fields[1].numbers['limits'] = {'': 890.0}
+    assert np.array_equal(
+        owners(fields, points),
+        np.where(np.max(borders, 0) > 0, np.argmax(borders, 0), -1),
+    )
+    fields[1].numbers['limits'] = {'': 700.0}
+    owner, deep = owners(fields, points), borders[1] > 12 * 0.4
+    assert set(owner[deep]) == {1}
+    assert set(owner[(borders[0] > 12 * 0.4) & ~deep]) == {0}
+    # A field whose depth is not known.
+    fields[1].numbers['limits'] = {'': None}
+    assert len(set(owners(fields, points))) > 1
+
+
 def test_boxes_of_a_mosaic_decide(make_survey, tmp_path):
     # Chunks of 260 columns that share 60, of which each owns 30.
     boxes = [((0, 230), (0, 200)), ((30, 260), (0, 200))]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from matplotlib.figure import Figure
 from scipy.spatial import cKDTree
 
 from bliss_astro import detect_sources
@@ -178,6 +179,19 @@ def test_maps_and_their_files(exposures):
             assert header['NSIDE'] == 2**13
             assert np.array_equal(data['PIXEL'], table['pixel'])
             np.testing.assert_allclose(data[name], table[name.lower()].value, rtol=1e-6)
+
+
+def test_plot_of_a_map(exposures):
+    figure = Figure()
+    ax = exposures[0].plot('depth', order=13, ax=figure.subplots())
+    figure.canvas.draw()
+    [drawn] = ax.collections
+    assert len(drawn.get_paths()) == len(exposures[0].maps(13))
+    assert ax.get_xlim()[0] > ax.get_xlim()[1]
+    assert np.ptp(ax.get_ylim()) < 0.1
+    assert figure.axes[1].get_ylabel() == 'depth (electron)'
+    with pytest.raises(ValueError, match='column must be one of'):
+        exposures[0].plot('flux', order=13)
 
 
 def test_lazy_catalogue_is_made_anew_when_more_is_done(exposures, tmp_path):
