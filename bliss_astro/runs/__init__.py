@@ -4,7 +4,8 @@ Runs over many fields: from files of a survey to one catalogue.
 
 `find_fields` lists fields as `FieldRef`, whatever survey they are of; `catalog_field`
 detects the sources of one, `run_survey` those of many in parallel. `open_survey` opens
-the results: one catalogue of all fields, counts over regions of the sky, maps.
+the results: one catalogue of all fields, counts over regions of the sky, maps; `write_report` makes a
+page of them.
 """
 
 from bliss_astro._lazy import lazy_exports
@@ -16,5 +17,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     _mosaics='fields_of merge_chunks',
     _open='Survey open_survey',
     _prepare='prepare_mosaic',
+    _report='write_report',
     _survey='run_survey',
 )

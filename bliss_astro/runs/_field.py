@@ -32,6 +32,7 @@ from bliss_astro.units import unit_text
 
 from ._fields import plain_value
 from ._marginals import marginals
+from ._worst import worst_place
 
 # Options that change no result, but for rounding.
 _HOW = ('device', 'n_threads', 'progress_bar')
@@ -131,7 +132,7 @@ def catalog_field(ref, folder, *, encoder=DEFAULT_ENCODER, **options):
         what the result depends on; ``seconds``, ``n_rows``, ``expected_count`` with
         its error, ``area`` (arcmin2), ``depth`` (AB magnitude, or flux, of a star of
         signal-to-noise ratio 5), ``fwhm`` (pixels), ``findings`` of the self-check,
-        ``warnings``, ``flags``, ``footprint`` and others.
+        their ``worst`` place, ``warnings``, ``flags``, ``footprint`` and others.
 
     Raises
     ------
@@ -169,8 +170,11 @@ def work_on(ref, folder, job):
             facts = _facts(catalog)
             infer = time.perf_counter()
             rows, parts = _rows(catalog, ref), marginals(catalog)
-            arrays = {k: v for k, v in parts.items() if isinstance(v, np.ndarray)}
+            worst = worst_place(catalog)
+            both = (parts | worst).items()
+            arrays = {k: v for k, v in both if isinstance(v, np.ndarray)}
             facts['marginals'] = {k: v for k, v in parts.items() if k not in arrays}
+            facts['worst'] = {k: v for k, v in worst.items() if k not in arrays}
             record |= {'status': 'done'} | facts
         except Exception as error:  # noqa: BLE001 (the reason of the record)
             record['reason'] = _reason(error, ref)
