@@ -4,8 +4,8 @@ Runs over many fields: from files of a survey to one catalogue.
 
 `find_fields` lists fields as `FieldRef`, whatever survey they are of; `catalog_field`
 detects the sources of one, `run_survey` those of many in parallel. `open_survey` opens
-the results: one catalogue of all fields, counts over regions of the sky, maps; `write_report` makes a
-page of them.
+the results: one catalogue of all fields, counts over regions of the sky, maps;
+`write_report` makes a page of them.
 """
 
 from bliss_astro._lazy import lazy_exports

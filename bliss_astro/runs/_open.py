@@ -13,7 +13,7 @@ from astropy.table import QTable
 from bliss_astro._arguments import check_integer, check_rng
 from bliss_astro._warnings import warn
 
-from . import _counts
+from . import _counts, _report
 from ._done import Field, Fields, read_records
 from ._hats import catalog_of, is_current, write_hats
 from ._maps import plot_map, survey_maps, write_map
@@ -367,6 +367,8 @@ class Survey:
             return
         self.catalog()
         self._write_maps(None)
+
+    report = _report.report
 
     def _fields(self):
         if not self._on_sky.all:

@@ -15,6 +15,7 @@ from bliss_astro._arguments import counted
 from bliss_astro._atomic import atomic_write, check_target
 
 from . import _report_figures as figures
+from ._done import read_records
 from ._report_html import STYLE, html_figure, html_pixels, html_table, plain_text
 
 # Numbers of fields in the page: with cut-outs, that failed, of all.
@@ -59,12 +60,32 @@ def write_report(folder, path=None, *, overwrite=False):
         raise FileNotFoundError(msg)
     check_target(path, overwrite=overwrite)
     run = json.loads((folder / 'run.json').read_text())
-    files = sorted((folder / 'fields').glob('*.json'))
-    records = [json.loads(file.read_text()) for file in files]
+    least = {'reason': '', 'seconds': {}, 'n_rows': 0}
+    records = [least | record for record in read_records(folder)]
     text = _page(folder, run, records)
     with atomic_write(path, overwrite=overwrite) as temporary:
         temporary.write_text(text, encoding='utf-8')
     return path
+
+
+def report(self, path=None, *, overwrite=False):
+    """
+    Write a report of the run as one HTML page, see `write_report`.
+
+    Parameters
+    ----------
+    path : str or `~os.PathLike`, optional
+        Where to write, by default ``report.html`` in the folder of the run.
+
+    overwrite : bool, optional
+        Whether an existing file may be replaced.
+
+    Returns
+    -------
+    path : `~pathlib.Path`
+        The page.
+    """
+    return write_report(self.path, path, overwrite=overwrite)
 
 
 def _page(folder, run, records):

@@ -15,7 +15,7 @@ from astropy.io import fits
 from matplotlib.image import imread
 
 from bliss_astro import CoaddSimulator, detect_sources
-from bliss_astro.runs import catalog_field, find_fields, write_report
+from bliss_astro.runs import catalog_field, find_fields, open_survey, write_report
 from bliss_astro.runs._worst import worst_place
 
 BROWSER = next(filter(shutil.which, ('chromium', 'chromium-browser', 'chrome')), None)
@@ -193,13 +193,15 @@ def test_incomplete_runs(tmp_path):
     for name, changes in (
         ('f0004', {'footprint': None, 'area': None, 'depth': None}),
         ('f0005', {'depth': 3.0, 'depth_unit': 'electron', 'fwhm': None}),
-        ('f0000', {'seconds': {}, 'checksums': {}, 'footprint': None}),
+        ('f0000', {'footprint': None}),
     ):
         path = folder / f'fields/{name}.json'
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    (folder / 'fields/f0007.json').write_text('{"field": "f0')
     page = Page(write_report(folder, tmp_path / 'page.html'))
     assert len(page.all('svg')) == 2
-    assert 'Of 2 fields the position is not known.' in page.text
+    assert 'f0007 Unterminated string' in page.text
+    assert 'Of 3 fields the position is not known.' in page.text
     assert '1 field in other units are left out' not in page.text
     assert '1 field in other units is left out.' in page.text
 
@@ -312,7 +314,8 @@ class TestWorst:
         record = catalog_field(field, folder)
         assert 'the residual scatters by' in record['findings'][0]
         assert record['worst']['n_blocks'] > 1
-        (folder / 'run.json').write_text('{}')
-        page = Page(write_report(folder))
+        run = {'encoder_sha256': record['encoder_sha256']}
+        (folder / 'run.json').write_text(json.dumps(run))
+        page = Page(open_survey(folder).report())
         assert len(page.all('svg')) == 2
         assert 'Image of noisy around pixel' in page.all('svg')[0]['aria-label']
