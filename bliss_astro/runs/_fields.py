@@ -226,7 +226,7 @@ def open_field(files, **options):
     A dict among the options has a value for each band.
     """
 
-    def read(path, band, **own):
+    def read(path, band, /, **own):
         return _read(path, **{'band': band} | own)
 
     return open_bands(files, read, options)
