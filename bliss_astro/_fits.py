@@ -125,9 +125,11 @@ def wrong_type(source, parameter, expected, found):
 
 
 @contextlib.contextmanager
-def open_fits(source, parameter):
+def open_fits(source, parameter, only=None):
     """
     Open a FITS file, plain or compressed, with all its data read eagerly.
+
+    Of a file of many detectors ``only`` one extension may be read.
 
     Compression is recognised by content; an open HDU list is used as it is. Files that
     are absent, damaged or no FITS are an `OSError` with the name of the ``parameter``.
@@ -144,7 +146,7 @@ def open_fits(source, parameter):
         try:
             file = _decompressed(file)
             _check_headers(file)
-            hdus = _load(file)
+            hdus = _load(file, only)
         except Exception as error:
             # Parsers and decompressors fail in many ways on damaged files.
             msg = (
@@ -274,7 +276,7 @@ def _axes(header, name):
     return [header.get(f'{name}{k + 1}', 0) for k in range(n_axes)]
 
 
-def _load(file):
+def _load(file, only=None):
     """Open a FITS file and touch all its data, with truncation as an error."""
     # Astropy only warns of some files that end too early. The warnings are
     # collected rather than raised, because raising would leave it half open.
@@ -282,7 +284,8 @@ def _load(file):
         hdus = fits.open(file, memmap=False)
         try:
             verify_checksums(hdus)
-            for hdu in hdus:
+            one = only is not None and has_hdu(hdus, only)
+            for hdu in [hdus[only]] if one else hdus:
                 _ = hdu.data
         except BaseException:
             hdus.close()

@@ -242,6 +242,27 @@ def test_fields_of_detectors(detectors):
     assert_allclose(fields[1].footprint[0], exposure.wcs.calc_footprint()[0])
 
 
+def test_other_detectors_are_not_read(detectors):
+    """
+    Of a file of a whole camera the pixels of one detector are decompressed.
+    """
+    path = detectors.with_name('c4d_150329_083320_ooi_r_v1.fits')
+    with fits.open(detectors) as hdus:
+        for name in ('N11', 'N12'):
+            number = hdus.index_of(name)
+            hdu = hdus.pop(number)
+            hdus.insert(number, fits.CompImageHDU(hdu.data, hdu.header, name=name))
+        hdus.writeto(path)
+    content = bytearray(path.read_bytes())
+    # Damage the tiles of the second one.
+    content[-2880:] = b'\xff' * 2880
+    path.write_bytes(content)
+    exposure = legacysurvey.read_exposure(path, extension='N11')
+    assert_allclose(np.median(exposure.data), 912, atol=2)
+    with pytest.raises(OSError, match=r'image=.* cannot be read as FITS'):
+        legacysurvey.read_exposure(path, extension='N12')
+
+
 def test_real_detectors(shared_data):
     """
     The sky of real splines is that of the survey's table; the rest is a galaxy.

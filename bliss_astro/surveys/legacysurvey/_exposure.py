@@ -108,13 +108,15 @@ def read_exposure(
     weight = _beside(path, place, 'oow', '.wht.fits') if weight is None else weight
     flags = _beside(path, place, 'ood', None) if flags is None else flags
     if flags is not None:
-        codes = _read_codes(flags)
+        codes = _read_plane(flags, 'flags')
         stated = {'mask': ~np.isin(codes, _GOOD_CODES)}
         given = stated | {'saturated': np.isin(codes, _SATURATED_CODES)} | given
+    if isinstance(weight, str | os.PathLike):
+        weight = _read_plane(weight, 'weight')
     row = None if ccds is None else _row_of(path.name, place, ccds)
     if row is not None:
         given = {'zero_point': _zero_point(row)} | given
-    with open_fits(path, 'image') as hdus:
+    with open_fits(path, 'image', location.extension) as hdus:
         hdu = find_image(hdus, location.extension, 'image')
         if isinstance(psf, str | os.PathLike) and Path(psf).is_file():
             found = _own_row(psf, 'psf', hdus, hdu)
@@ -178,12 +180,12 @@ def _beside(path, place, kind, ending):
     return f'{found}{place}' if name != path.name and found.is_file() else None
 
 
-def _read_codes(flags):
-    """Codes of bad pixels of a file, by extension and section if it names them."""
-    location = parse_location(flags)
-    check_file(location.path, 'flags', 'a file')
-    with open_fits(location.path, 'flags') as hdus:
-        data = find_plane(hdus, location.extension, parameter='flags').data
+def _read_plane(source, parameter):
+    """Read a map of one detector, by extension and section if its name has them."""
+    location = parse_location(source)
+    check_file(location.path, parameter, 'a file')
+    with open_fits(location.path, parameter, location.extension) as hdus:
+        data = find_plane(hdus, location.extension, parameter=parameter).data
     return data[location.cut(data.shape)]
 
 
