@@ -129,7 +129,7 @@ def open_fits(source, parameter, only=None):
     """
     Open a FITS file, plain or compressed, with all its data read eagerly.
 
-    Of a file of many detectors ``only`` one extension may be read.
+    Or ``only`` those of one extension, as of a file of many detectors.
 
     Compression is recognised by content; an open HDU list is used as it is. Files that
     are absent, damaged or no FITS are an `OSError` with the name of the ``parameter``.
