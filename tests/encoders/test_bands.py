@@ -288,7 +288,7 @@ def test_blocks_and_windows(encoder, one, monkeypatch):
     two = dataclasses.replace(both, present=present, sound=False)
     encoder.head.count.weight *= 30
     grid, whole = encoder(two).grid, encoder.features(two)
-    for name, value in (('_BLOCK', 300), ('_SAMPLED_MIN', 20), ('_SAMPLE_SIDE', 8)):
+    for name, value in (('_BLOCK', 300), ('_SAMPLED_MIN', 20), ('SAMPLE_SIDE', 8)):
         monkeypatch.setattr(_infer, name, value)
     found = _infer.infer(encoder, two, grid).features
     assert_close(found.float(), whole, atol=0.05, rtol=0.05)
