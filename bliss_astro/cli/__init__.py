@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Command line: ``bliss-astro demo, detect, simulate, evaluate, train, encoders``.
+Command line: ``bliss-astro demo, detect, run, simulate, evaluate, train, encoders``.
 
 Each command is a thin layer over public functions of the package. Only the
 results go to the standard output, everything else to the standard error.
@@ -13,13 +13,13 @@ import warnings
 
 import bliss_astro
 
-from . import _detect, _evaluate, _simulate, _train
+from . import _detect, _evaluate, _run, _simulate, _train
 from ._files import PROGRAM, UsageError, say
 from ._options import add_command, name_options
 
 __all__ = ['main']
 
-_MODULES = (_simulate, _detect, _evaluate, _train)
+_MODULES = (_simulate, _detect, _run, _evaluate, _train)
 
 _EPILOG = """\
 Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
@@ -59,7 +59,7 @@ def main(args=None):
     with warnings.catch_warnings():
         _show_warnings_in_one_line(options)
         try:
-            options.run(options)
+            code = options.run(options) or 0
             sys.stdout.flush()
         except BrokenPipeError:
             return _close_stdout()
@@ -75,7 +75,7 @@ def main(args=None):
                 raise
             say(_one_line(error, options), label='error')
             return 1
-    return 0
+    return code
 
 
 def _parser():

@@ -5,13 +5,22 @@ Options of the commands: one table of them, images that they describe, messages.
 
 import argparse
 import inspect
-import math
 import re
 from pathlib import Path
 
-import numpy as np
-
 from ._files import IMAGE_FILES, IMAGE_MAPS, UsageError, by_band, of_band
+from ._types import (
+    background,
+    bin_edges,
+    binning,
+    density,
+    image_shape,
+    magnitude,
+    positive_float,
+    positive_int,
+    probability,
+    seed,
+)
 
 CONFIGS = Path(__file__).parent.parent / 'data' / 'configs'
 """Folder of the bundled configurations."""
@@ -23,65 +32,6 @@ ROWS_SHOWN = 20
 def bundled_configs():
     """Return the names of the bundled configurations."""
     return sorted(path.stem for path in CONFIGS.glob('*.toml'))
-
-
-# -- types ---------------------------------------------------------------------------
-
-
-def _number(kind, allowed, condition, words=()):
-    """Make the type of an argument: a number that meets a condition, or a word."""
-
-    def parse(text):
-        if text in words:
-            return text
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not condition(value):
-            raise argparse.ArgumentTypeError(f'{text!r} is not {allowed}')
-        return value
-
-    return parse
-
-
-positive_int = _number(int, 'a positive whole number', lambda v: v > 0)
-seed = _number(int, 'a whole number, 0 or more', lambda v: v >= 0)
-positive_float = _number(float, 'a positive number', lambda v: 0 < v < math.inf)
-magnitude = _number(float, 'a magnitude', math.isfinite)
-probability = _number(float, 'a probability between 0 and 1', lambda v: 0 < v < 1)
-density = _number(
-    float, 'a number of sources per pixel between 0 and 1', lambda v: 0 < v < 1
-)
-binning = _number(int, "a positive whole number or 'auto'", lambda v: v > 0, ['auto'])
-_SKIES = ('header', 'measure')
-background = _number(float, "'header', 'measure' or a number", math.isfinite, _SKIES)
-
-
-def image_shape(text):
-    """Parse ``NYxNX`` or one number for a square."""
-    parts = text.lower().replace(',', 'x').split('x')
-    sides = [int(part) if part.strip().isdigit() else 0 for part in parts]
-    if len(sides) > 2 or min(sides) < 1:
-        msg = f'{text!r} is not a shape such as 300x400 (rows x columns) or 300'
-        raise argparse.ArgumentTypeError(msg)
-    return sides[0], sides[-1]
-
-
-def bin_edges(text):
-    """Parse ``FROM:TO:STEP`` or edges separated by commas."""
-    try:
-        if ':' in text:
-            first, last, step = map(float, text.split(':'))
-            edges = np.arange(first, last + 0.5 * step, step)
-        else:
-            edges = np.array(list(map(float, text.split(','))))
-    except (ValueError, ZeroDivisionError):
-        edges = np.empty(0)
-    if len(edges) < 2 or not np.all(np.diff(edges) > 0):
-        msg = f'{text!r} is neither FROM:TO:STEP nor increasing edges such as 18,20,22'
-        raise argparse.ArgumentTypeError(msg)
-    return edges
 
 
 # -- the table -----------------------------------------------------------------------
@@ -109,6 +59,13 @@ OPTIONS = {
         'IMAGE',
         'FITS files, or BAND=FILE for each of several bands; the first sets the pixels',
     ),
+    'fields': (
+        str,
+        'FIELDS',
+        'a folder, FITS files, a glob in quotes, or a table of files (.ecsv, .csv)',
+    ),
+    'survey': (str, 'NAME', 'survey of the files: sdss, legacysurvey, ...'),
+    'bands': (str, 'BANDS', 'bands that are wanted, gri; by default those there are'),
     'reference': (str, 'BAND', 'reference band; by default r, or the first'),
     'threshold': (probability, 'P', 'smallest probability of a source'),
     'encoder': (str, 'NAME', 'bundled encoder or .safetensors'),
@@ -166,6 +123,9 @@ OPTIONS = {
     'field': (str, 'FIELD', 'print one entry of the card only'),
     'name': (str, 'NAME', 'name of the encoder; by default that of the CONFIG'),
     'start_from': (str, 'ENCODER', 'encoder of the same sizes to begin with'),
+    'workers': (positive_int, 'N', 'processes; by default one a processor'),
+    'scheduler': (str, 'ADDRESS', 'scheduler of a Dask cluster, in place of --workers'),
+    'retries': (seed, 'N', 'how often a field is tried again that lost its worker'),
     'resume': (bool, None, 'continue the run in FOLDER'),
     'max_minutes': (positive_float, 'M', 'stop after this time, to be resumed later'),
     # Simulated fields.
@@ -186,10 +146,12 @@ OPTIONS = {
     'output:recipe': (str, 'RECIPE.toml', 'file to write; without it, it is printed'),
     'output:run': (str, 'FOLDER', 'checkpoint, log and weights; by default as CONFIG'),
     'output:demo': (str, 'FOLDER', 'made if it is not there (default: %(default)s)'),
+    'output:survey': (str, 'FOLDER', 'folder of the results; the same one resumes'),
     'catalog_copy': (str, 'CATALOG', 'the catalogue in a file of its own as well'),
     'posterior': (bool, None, 'keep the posterior in the FITS file, for samples later'),
     'plot': (str, 'PICTURE', 'draw the result'),
     'overwrite': (bool, None, 'replace files that exist'),
+    'overwrite:survey': (bool, None, 'delete a run of other options in FOLDER'),
     'quiet': (bool, None, 'show no progress'),
 }
 _FLAGS = {
@@ -209,6 +171,8 @@ _DEFAULTS = {
     'shape': (256, 256),
     'sources': 400,
     'weights': 'inverse_variance',
+    'survey': 'fits',
+    'retries': 1,
     'draws:check': 3,
     'draws:model': 0,
     'bin:scores': 0.5,
@@ -218,10 +182,10 @@ _DEFAULTS = {
     'background:field': 865.0,
     'output:demo': '.',
 }
-_LISTS = ('images', 'image:bands', 'types', 'zero_points')
-_REQUIRED = ('output:model', 'output:coadd', 'output:image')
+_LISTS = ('fields', 'images', 'image:bands', 'types', 'zero_points')
+_REQUIRED = ('output:model', 'output:coadd', 'output:image', 'output:survey')
 # Options without a flag.
-_POSITIONS = ('image', 'images', 'catalog', 'truth', 'config', 'card')
+_POSITIONS = ('fields', 'image', 'images', 'catalog', 'truth', 'config', 'card')
 
 # Options of an image by group; those with a slash exclude one another.
 _IMAGE_GROUPS = {
@@ -256,7 +220,7 @@ def add_command(commands, name, run, options, output=''):
     many = IMAGE_FILES + IMAGE_MAPS if name == 'coadd' else ()
     several = options.startswith(('image:bands', 'images'))
     groups = {'': options}
-    if options.startswith('image'):
+    if options.startswith(('image', 'fields')):
         groups |= _IMAGE_GROUPS
     for title, words in (groups | {'output': output}).items():
         group = parser.add_argument_group(title) if title else parser
@@ -310,18 +274,23 @@ def read_image_file(options):
     from bliss_astro.exposures._read import open_exposure
     from bliss_astro.exposures._validate import GivenTwiceError
 
-    given = {}
-    for argument, names in _IMAGE_ARGUMENTS.items():
-        values = [getattr(options, name) for name in names]
-        given[argument] = next((value for value in values if value is not None), None)
     try:
-        exposure, file_format = open_exposure(options.image, **given)
+        exposure, file_format = open_exposure(options.image, **image_keywords(options))
     except GivenTwiceError as error:
         kind = error.kind.rpartition(', ')[2]
         option = _option(options, error.name)
         msg = f'{option} does not go with {options.image}, which is {kind}'
         raise UsageError(msg) from error
     return exposure, _KINDS.get(file_format, 'image')
+
+
+def image_keywords(options):
+    """Keywords of `Exposure.read` by the options of an image, None where not given."""
+    given = {}
+    for argument, names in _IMAGE_ARGUMENTS.items():
+        values = [getattr(options, name) for name in names]
+        given[argument] = next((value for value in values if value is not None), None)
+    return given
 
 
 def read_image_of_many(options, k, band=None):

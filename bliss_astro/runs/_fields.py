@@ -195,7 +195,7 @@ def find_fields(where, survey='fits', *, bands=None, **options):
     if isinstance(where, Table):
         found = _fields_of_table(where)
     elif survey == 'fits':
-        found = _fields_of_files(list_files(where))
+        found = _fields_of_files(_images(where))
     else:
         found = _plug_in(survey).find_fields(where)
     if bands is not None:
@@ -247,9 +247,18 @@ def _plug_in(name):
     return module
 
 
+def _images(where):
+    """Paths of images: those that are named, and FITS files of a folder or glob."""
+    paths = list_files(where)
+    if len(paths) == 1 or not isinstance(where, str | os.PathLike):
+        return paths
+    found = [path for path in paths if _ENDING.search(path)]
+    require(found, 'fields', 'name FITS images', f'{len(paths)} other files')
+    return found
+
+
 def _fields_of_files(paths):
     """Fields of images, one each, with ids by their names, with folders if needed."""
-    paths = [path for path in paths if _ENDING.search(path)] or paths
     ids = [_id_of(_path(path).rpartition('/')[2] + _place(path)) for path in paths]
     if len({one.lower() for one in ids}) < len(ids):
         root = os.path.commonpath([str(Path(path).parent) for path in paths])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import astropy.units as u
 import numpy as np
-from astropy.table import QTable
 
 from bliss_astro._arguments import check_integer, check_rng
 from bliss_astro._warnings import warn
@@ -18,18 +17,8 @@ from ._done import Field, Fields, read_records
 from ._hats import catalog_of, is_current, write_hats
 from ._maps import plot_map, survey_maps, write_map
 from ._merge import merged
-from ._sky import Region, to_degrees
-
-# Columns of the table of fields, from their records, with units.
-_COLUMNS = {
-    'seconds': u.s,
-    'n_rows': None,
-    'expected_count': None,
-    'area': u.arcmin**2,
-    'depth': None,
-    'fwhm': u.pix,
-    'pixel_scale': u.arcsec / u.pix,
-}
+from ._sky import Region
+from ._table import row_of, table_of
 
 
 def open_survey(folder):
@@ -110,14 +99,14 @@ class Survey:
                     field = Field(self.path, record)
                     if on_sky := field.sky is not None:
                         fields.append(field)
-            lines.append(_line(record, status, on_sky))
+            lines.append(row_of(record) | {'status': status, 'on_sky': on_sky})
         if off:
             warn(
                 f'{len(off)} fields of {self.path} are of another encoder and left '
                 f'out: {", ".join(off[:3])}{" ..." * (len(off) > 3)}'
             )
         self._on_sky = Fields(fields)
-        self.fields = _table(lines)
+        self.fields = table_of(lines, on_sky=bool)
 
     def __repr__(self):
         counts = {}
@@ -375,28 +364,3 @@ class Survey:
             msg = f'no field of {self.path} with a place on the sky is done'
             raise ValueError(msg)
         return self._on_sky
-
-
-def _line(record, status, on_sky):
-    """Line of the table of fields."""
-    line = {'field': record['field'], 'status': status, 'on_sky': on_sky}
-    line['reason'] = ' '.join(record.get('reason', '').split())
-    line |= {name: record.get(name) for name in _COLUMNS}
-    line['seconds'] = float(sum((record.get('seconds') or {}).values()))
-    sky = (record.get('marginals') or {}).get('sky')
-    ra, dec = (np.nan,) * 2 if sky is None else to_degrees(np.array(sky['middle']))
-    return line | {'ra': float(ra), 'dec': float(dec)}
-
-
-def _table(lines):
-    """Table of fields."""
-    table = QTable()
-    for name in ('field', 'status', 'reason'):
-        table[name] = np.array([line[name] for line in lines], dtype=str)
-    table['on_sky'] = np.array([line['on_sky'] for line in lines], dtype=bool)
-    for name, unit in {'ra': u.deg, 'dec': u.deg, **_COLUMNS}.items():
-        values = np.array([line[name] for line in lines], dtype=float)
-        whole = name == 'n_rows'
-        values = np.nan_to_num(values).astype(int) if whole else values
-        table[name] = values if unit is None else values * unit
-    return table

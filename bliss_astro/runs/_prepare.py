@@ -107,7 +107,7 @@ def prepare_mosaic(fields, path=None, *, client=None, **options):
     return [_prepared(field, numbers, density, cell) for field in fields]
 
 
-def prepare_all(fields, folder, client, job):
+def prepare_all(fields, folder, connect, job):
     """Prepare the mosaics of a run that are not yet, with the options of its job."""
     every, groups = [], {}
     for field in fields:
@@ -118,7 +118,8 @@ def prepare_all(fields, folder, client, job):
     for name, group in groups.items():
         folder.mkdir(exist_ok=True)
         options = {'n_threads': 1} | job.options | {'encoder': job.encoder}
-        every += prepare_mosaic(group, folder / f'{name}.npz', client=client, **options)
+        options |= {'client': connect()}
+        every += prepare_mosaic(group, folder / f'{name}.npz', **options)
     return every
 
 

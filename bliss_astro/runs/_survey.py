@@ -5,6 +5,7 @@ Runs over many fields on dask.distributed: what is done, what is left, what fail
 
 import collections
 import contextlib
+import functools
 import json
 import shutil
 import signal
@@ -16,9 +17,7 @@ import time
 import warnings
 from pathlib import Path
 
-import astropy.units as u
 import numpy as np
-from astropy.table import QTable
 
 from bliss_astro._arguments import as_list, check_integer, require, require_type
 from bliss_astro._atomic import atomic_write, lock_folder
@@ -28,8 +27,9 @@ from bliss_astro.encoders._weights import DEFAULT_ENCODER
 
 from ._field import Job, read_record, work_on, write_record
 from ._fields import FieldRef, check_unique
+from ._open import open_survey
 from ._prepare import prepare_all
-from ._sky import to_degrees, to_vectors
+from ._table import RETURNED, row_of, write_table
 
 # Fields for each thread of the workers that are submitted ahead: one that is worked on,
 # one that waits for it there, and one at the scheduler.
@@ -39,14 +39,6 @@ _LOOK, _SAVE = 5.0, 60.0
 # Files and folders of a run.
 _PARTS = ('fields', 'catalog', 'fields.ecsv', 'encoder.safetensors', 'encoder.json')
 _PARTS += ('mosaics', 'depth.fits', 'completeness.fits', 'report.html', 'run.json')
-# Columns of the table of the fields, and units.
-_NUMBERS = ('n_rows', 'expected_count', 'expected_count_error', 'area', 'depth')
-_NUMBERS += ('fwhm', 'pixel_scale')
-_UNITS = {'seconds': u.s, 'area': u.arcmin**2, 'fwhm': u.pix}
-_UNITS |= {'pixel_scale': u.arcsec / u.pix, 'ra': u.deg, 'dec': u.deg}
-# Entries of a record that the table needs.
-_RETURNED = {'field', 'status', 'reason', 'seconds', 'footprint', 'bands'}
-_RETURNED |= {'findings', 'warnings', *_NUMBERS}
 
 
 def run_survey(
@@ -145,15 +137,18 @@ def run_survey(
     output = Path(output).absolute()
     _check_folder(output)
     output.mkdir(parents=True, exist_ok=True)
-    with lock_folder(output, work='run'):
+    with lock_folder(output, work='run'), contextlib.ExitStack() as stack:
         job = _prepare(output, encoder, {'threshold': threshold} | options, overwrite)
-        fields = prepare_all(fields, output / 'mosaics', client, job)
-        _Run(fields, output, job, retries, progress_bar).work(client, workers)
-    return summary_path(output)
-
-
-def summary_path(output):
-    return QTable.read(output / 'fields.ecsv')
+        # Workers are started when there is work.
+        connect = functools.cache(
+            lambda: stack.enter_context(_client_of(client, workers))
+        )
+        fields = prepare_all(fields, output / 'mosaics', connect, job)
+        _Run(fields, output, job, retries, progress_bar).work(connect)
+        stack.close()
+        survey = open_survey(output)
+        survey.write()
+    return survey
 
 
 def _check_folder(output):
@@ -239,23 +234,26 @@ class _Run:
                 self.todo.append(field)
             else:
                 self.add(record)
-        self.n_fields, self.n_skipped = len(fields), len(fields) - len(self.todo)
+        self.counts = {'fields': len(fields), 'skipped': len(fields) - len(self.todo)}
+        self.counts |= {'done': 0, 'failed': 0}
 
     def add(self, record):
         """Take a line of the table from a record."""
         if record is not None:
-            self.rows[record['field']] = _row(record)
+            self.rows[record['field']] = row_of(record)
 
-    def work(self, client, workers):
+    def work(self, connect):
         """Work on all fields that are not done."""
         if self.todo:
-            bar = _bar(self.n_fields, self.n_skipped, self.shown)
-            with bar, _client_of(client, workers) as client:
+            client = connect()
+            with _bar(self.counts, self.shown) as bar:
                 if self.shown and client.dashboard_link:
                     bar.write(f'dashboard: {client.dashboard_link}', file=sys.stderr)
                 try:
                     for record in self.records(client):
                         self.add(record)
+                        self.counts[record['status']] += 1
+                        bar.set_postfix(failed=self.counts['failed'], refresh=False)
                         bar.update()
                         self.save()
                 finally:
@@ -321,8 +319,8 @@ class _Run:
     def save(self, *, last=False):
         """Write the table of the fields, every so often."""
         start = time.monotonic()
-        if last or start > self.saved + self.pause:
-            write_summary(self.output, self.rows)
+        if self.rows and (last or start > self.saved + self.pause):
+            write_table(self.output, self.rows.values(), self.counts)
             self.saved = time.monotonic()
             # No more than a twentieth of the time.
             self.pause = max(_SAVE, 20 * (self.saved - start))
@@ -334,7 +332,7 @@ def _work(field, output, job):
         msg = f'output={output!r} is not seen on {socket.gethostname()}, of a worker'
         raise FileNotFoundError(msg)
     record = work_on(field, output, job)
-    return {name: v for name, v in record.items() if name in _RETURNED}
+    return {name: v for name, v in record.items() if name in RETURNED}
 
 
 @contextlib.contextmanager
@@ -369,34 +367,8 @@ def _interrupts_ignored():
         signal.signal(signal.SIGINT, old)
 
 
-def _bar(total, initial, shown):
+def _bar(counts, shown):
     from tqdm.auto import tqdm
 
-    own = {'initial': initial, 'disable': not shown, 'file': sys.stderr}
-    return tqdm(total=total, unit='field', **own)
-
-
-def _row(record):
-    """Line of the table of fields, from a record."""
-    row = {name: record[name] for name in ('field', 'status')}
-    row['reason'] = ' '.join(record['reason'].split())
-    row['seconds'] = float(sum(record['seconds'].values()))
-    for name in _NUMBERS:
-        value = record.get(name)
-        row[name] = np.nan if value is None else value
-    corners = np.array(record.get('footprint') or [[np.nan, np.nan]])
-    row['ra'], row['dec'] = map(float, to_degrees(to_vectors(*corners.T).mean(0)))
-    row['bands'] = ''.join(band or '?' for band in record.get('bands', ()))
-    for name in ('findings', 'warnings'):
-        row[name] = ' '.join('; '.join(record.get(name, ())).split())
-    return row
-
-
-def write_summary(output, rows):
-    """Write the table of the fields."""
-    rows = [rows[name] for name in sorted(rows)]
-    table = QTable({name: [row[name] for row in rows] for name in rows[0]})
-    for name, unit in _UNITS.items():
-        table[name].unit = unit
-    with atomic_write(output / 'fields.ecsv', overwrite=True) as path:
-        table.write(path, format='ascii.ecsv', overwrite=True)
+    own = {'initial': counts['skipped'], 'disable': not shown, 'file': sys.stderr}
+    return tqdm(total=counts['fields'], unit='field', **own)

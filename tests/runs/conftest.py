@@ -16,7 +16,7 @@ OPTIONS = {'band': 'r', 'fwhm': 3.7, 'effective_gain': 1.0, 'zero_point': 25.0}
 OPTIONS |= {'background': 865.0, 'bkg_error': 29.4}
 
 
-def write_images(folder, n):
+def _write_images(folder, n):
     """
     Write images of 88 x 88 px, side by side on the sky.
     """
@@ -35,11 +35,27 @@ def write_images(folder, n):
 
 
 @pytest.fixture
+def write_images():
+    """
+    Give the function that writes so many images into a new folder.
+    """
+    return _write_images
+
+
+@pytest.fixture
+def options():
+    """
+    Give options that the files of images do not state.
+    """
+    return OPTIONS
+
+
+@pytest.fixture
 def images(tmp_path):
     """
     Give a folder of four images.
     """
-    return write_images(tmp_path / 'images', 4)
+    return _write_images(tmp_path / 'images', 4)
 
 
 @pytest.fixture

@@ -38,6 +38,8 @@ def test_folder_glob_and_list(tmp_path):
         find_fields(f'{tmp_path}/*.fz')
     with pytest.raises(FileNotFoundError, match='with none'):
         find_fields(f'{tmp_path}/b/tow.fit')
+    # A file that is named is a field, whatever it is.
+    assert len(find_fields([*paths, tmp_path / 'readme.txt'])) == 4
     with pytest.raises(TypeError, match='fields must be a folder'):
         find_fields(3)
 

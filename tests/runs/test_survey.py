@@ -3,23 +3,30 @@
 Tests of runs: the same results whatever happens, damaged files, lost workers.
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
 import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import dask
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.table import QTable
+from astropy.table import QTable, Table
 from distributed import Client, LocalCluster
 
 from bliss_astro import Encoder
 from bliss_astro._atomic import lock_folder
-from bliss_astro.runs import FieldRef, catalog_field, run_survey
+from bliss_astro.cli import main
+from bliss_astro.runs import FieldRef, catalog_field, find_fields, run_survey
 
 QUIET = {'progress_bar': False}
 
@@ -184,3 +191,131 @@ def test_a_field_that_kills_its_worker(client, fields, tmp_path):
     assert table['deadly']['reason'].startswith('KilledWorker: ')
     again = run_survey([*fields], tmp_path / 'run', client=client, **QUIET)
     assert {row['status'] for row in again if row['field'] != 'deadly'} == {'done'}
+
+
+def test_command(client, images, tmp_path, capsys):
+    """
+    The command counts what was done, and names what failed; its exit code is then 1.
+    """
+    broken = images / 'image02.fits'
+    sound = broken.read_bytes()
+    broken.write_bytes(sound[:3000])
+    words = ['run', str(images), '-o', str(tmp_path / 'run'), '--zero-point', '25']
+    words += ['--gain', '1', '--fwhm', '3.7', '--band', 'r', '--noise', '29.4']
+    words += ['--scheduler', client.scheduler.address]
+    assert main(words) == 1
+    printed = capsys.readouterr()
+    assert 'found 4 fields' in printed.err
+    assert f"failed: image02: OSError: path='{broken}' cannot be read" in printed.err
+    numbers = dict(line.split()[:2] for line in printed.out.splitlines())
+    assert (numbers['done'], numbers['skipped'], numbers['failed']) == ('3', '0', '1')
+    broken.write_bytes(sound)
+    assert main(words) == 0
+    numbers = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert (numbers['done'], numbers['skipped'], numbers['failed']) == ('1', '3', '0')
+    assert main([*words, '-t', '0.9']) == 1
+    printed = capsys.readouterr()
+    assert 'threshold 0.5, not 0.9' in printed.err
+    assert '--overwrite' in printed.err
+    table = Table({'file': [str(images / 'image00.fits')], 'id': ['one']})
+    table.write(tmp_path / 'files.csv')
+    words[1], words[3] = str(tmp_path / 'files.csv'), str(tmp_path / 'table')
+    assert main([*words, '-q']) == 0
+    assert list(_table(tmp_path / 'table')) == ['one']
+
+
+_SCRIPT = """
+import sys
+from bliss_astro.cli import main
+if __name__ == '__main__':
+    raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_kills(write_images, options, client, tmp_path):
+    """
+    A run that was killed goes on to the results of one that was not.
+    """
+    images, folder = write_images(tmp_path / 'images', 16), tmp_path / 'run'
+    (tmp_path / 'run.py').write_text(_SCRIPT)
+    words = [sys.executable, str(tmp_path / 'run.py'), 'run', str(images)]
+    for name, value in options.items():
+        name = {'effective_gain': 'gain', 'bkg_error': 'noise'}.get(name, name)
+        words += [f'--{name.replace("_", "-")}', str(value)]
+    words += ['-o', str(folder), '--workers', '1']
+    start = functools.partial(
+        subprocess.Popen, words, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+    def wait_for(n, process):
+        while len(list(folder.glob('fields/*.json'))) < n:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+
+    with start() as process:
+        wait_for(2, process)
+        os.kill(_workers(process.pid)[0], signal.SIGKILL)
+        wait_for(5, process)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
+        assert b'interrupted; what is done is kept' in process.stderr.read()
+    assert not _workers(process.pid)
+    with start() as process:
+        wait_for(9, process)
+        process.kill()
+    fields = find_fields(images, **options)
+    run_survey(fields, folder, client=client, **QUIET)
+    for field in fields:
+        catalog_field(field, tmp_path / 'loop', threshold=0.5)
+    assert _files(folder) == _files(tmp_path / 'loop')
+
+
+def _workers(parent):
+    """
+    Numbers of the worker processes of a process.
+    """
+    found = []
+    for path in Path('/proc').glob('[0-9]*/stat'):
+        with contextlib.suppress(OSError):
+            words = path.read_text().rpartition(')')[2].split()
+            command = path.with_name('cmdline').read_bytes()
+            if int(words[1]) == parent and b'spawn_main' in command:
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+def test_lost_scheduler(fields, tmp_path):
+    """
+    A scheduler that is killed ends the run with a message.
+    """
+    file = tmp_path / 'scheduler.json'
+    own = ['--scheduler-file', str(file), '--no-dashboard', '--host', '127.0.0.1']
+
+    def start(name, *words):
+        words = [sys.executable, '-m', f'distributed.cli.{name}', *own, *words]
+        return subprocess.Popen(words, stderr=subprocess.DEVNULL)
+
+    scheduler, worker = start('dask_scheduler'), start('dask_worker', '--no-nanny')
+
+    def kill_after_one():
+        while not list(tmp_path.glob('run/fields/*.json')):
+            time.sleep(0.01)
+        scheduler.kill()
+
+    try:
+        while not file.is_file():
+            time.sleep(0.05)
+        address = json.loads(file.read_text())['address']
+        thread = threading.Thread(target=kill_after_one)
+        thread.start()
+        many = [dataclasses.replace(fields[0], id=f'f{k}') for k in range(40)]
+        with pytest.raises(RuntimeError, match='the scheduler was lost'):
+            run_survey(many, tmp_path / 'run', client=address, **QUIET)
+        thread.join()
+        assert list(tmp_path.glob('run/fields/*.json'))
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()

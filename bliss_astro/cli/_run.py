@@ -1,0 +1,80 @@
+# Licensed under a 3-clause BSD style license - see LICENSE.rst
+"""
+``bliss-astro run``: many fields in parallel.
+"""
+
+from pathlib import Path
+
+from bliss_astro._arguments import counted
+
+from ._files import say, shows_progress, status
+from ._options import image_keywords
+
+# Tables of files, and fields that are named before the others are counted.
+_TABLES, _NAMED = ('.ecsv', '.csv'), 20
+
+
+def run_run(options):
+    """
+    Detect the sources of many fields in parallel.
+
+    FIELDS are images, each of them a field, of any camera; with --survey files of that
+    survey, of which those of a field go together. A table has a column "file", and if
+    wanted "id", "band", and options of each field, such as "psf" or "zero_point".
+
+    FOLDER gets the rows and a record of each field as it is done, fields.ecsv with a
+    line for each, and the catalogue of all. A run that was stopped, whatever by, goes
+    on when the same command is given again: fields that are done are skipped, those
+    that failed or whose files have changed are done anew. Workers are processes of
+    this machine, or those of a Dask cluster. The exit code is 1 if a field failed.
+    """
+    from astropy.table import QTable
+
+    from bliss_astro.runs import find_fields, run_survey
+
+    where = options.fields[0] if len(options.fields) == 1 else options.fields
+    if isinstance(where, str) and where.endswith(_TABLES):
+        where = QTable.read(where)
+    given = image_keywords(options).items()
+    given = {name: value for name, value in given if value is not None}
+    bands = options.bands
+    if bands and ',' in bands:
+        bands = bands.split(',')
+    fields = find_fields(where, options.survey, bands=bands, **given)
+    status(options, f'found {counted(len(fields), "field")}')
+    try:
+        run_survey(
+            fields,
+            options.output,
+            client=options.scheduler,
+            workers=options.workers,
+            encoder=options.encoder,
+            threshold=options.threshold,
+            density=options.density,
+            device=options.device,
+            retries=options.retries,
+            progress_bar=shows_progress(options),
+            overwrite=options.overwrite,
+        )
+    except KeyboardInterrupt:
+        msg = 'interrupted; what is done is kept, and the same command goes on with it'
+        raise KeyboardInterrupt(msg) from None
+    table = QTable.read(Path(options.output) / 'fields.ecsv')
+    own = {field.id for field in fields}
+    failed = [row for row in table if row['status'] != 'done' and row['field'] in own]
+    for row in failed[:_NAMED]:
+        say(f'{row["field"]}: {row["reason"]}', label='failed')
+    if len(failed) > _NAMED:
+        say(f'and {len(failed) - _NAMED} more, see {options.output}/fields.ecsv')
+    print(f'fields   {len(fields)}')
+    print(f'done     {table.meta["done"]}')
+    print(f'skipped  {table.meta["skipped"]} (done before)')
+    print(f'failed   {len(failed)}')
+    print(f'sources  {sum(row["n_rows"] for row in table)}')
+    print(f'folder   {options.output}')
+    return int(bool(failed))
+
+
+_INPUTS = 'fields survey bands threshold encoder density device'
+_OUTPUTS = 'output:survey overwrite:survey quiet'
+COMMANDS = {'run': (run_run, f'{_INPUTS} workers/scheduler retries', _OUTPUTS)}
