@@ -65,7 +65,11 @@ OPTIONS = {
         'a folder, FITS files, a glob in quotes, or a table of files (.ecsv, .csv)',
     ),
     'survey': (str, 'NAME', 'survey of the files: sdss, legacysurvey, ...'),
-    'bands': (str, 'BANDS', 'bands that are wanted, gri; by default those there are'),
+    'bands:survey': (
+        str,
+        'BANDS',
+        'bands that are wanted, gri; by default those there are',
+    ),
     'reference': (str, 'BAND', 'reference band; by default r, or the first'),
     'threshold': (probability, 'P', 'smallest probability of a source'),
     'encoder': (str, 'NAME', 'bundled encoder or .safetensors'),

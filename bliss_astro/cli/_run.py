@@ -75,6 +75,6 @@ def run_run(options):
     return int(bool(failed))
 
 
-_INPUTS = 'fields survey bands threshold encoder density device'
+_INPUTS = 'fields survey bands:survey threshold encoder density device'
 _OUTPUTS = 'output:survey overwrite:survey quiet'
 COMMANDS = {'run': (run_run, f'{_INPUTS} workers/scheduler retries', _OUTPUTS)}
