@@ -345,12 +345,12 @@ def test_fields_of_a_run(sky, tmp_path):
     fits.PrimaryHDU(data, fits.Header({'BUNIT': 'electron'})).writeto(path)
     fields = fields_of(path, 256, 64, **given)
     job = Job(options={'check': False})
-    prepared = prepare_all(fields, tmp_path / 'mosaics', None, job)
+    prepared = prepare_all(fields, tmp_path / 'mosaics', lambda: None, job)
     assert [field.id for field in prepared] == [
         'sky-x0-y0',
         *(f.id for f in fields[1:]),
     ]
-    assert prepare_all(prepared, tmp_path / 'mosaics', None, job) == prepared
+    assert prepare_all(prepared, tmp_path / 'mosaics', lambda: None, job) == prepared
     field = prepared[3]
     record = catalog_field(field, tmp_path, check=False)
     assert record['status'] == 'done', record['reason']
@@ -363,7 +363,7 @@ def test_fields_of_a_run(sky, tmp_path):
     assert not np.any(np.array(rows['owned']) & ~inside)
     # A file that is damaged later: the run says which chunk fails.
     path.write_bytes(path.read_bytes()[:-400_000])
-    assert len(prepare_all(fields, tmp_path / 'mosaics', None, job)) == 4
+    assert len(prepare_all(fields, tmp_path / 'mosaics', lambda: None, job)) == 4
     record = catalog_field(fields[3], tmp_path, check=False)
     assert record['status'] == 'failed'
     assert 'sky.fits' in record['reason']
