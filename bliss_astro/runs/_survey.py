@@ -144,10 +144,12 @@ def run_survey(
             lambda: stack.enter_context(_client_of(client, workers))
         )
         fields = prepare_all(fields, output / 'mosaics', connect, job)
-        _Run(fields, output, job, retries, progress_bar).work(connect)
+        run = _Run(fields, output, job, retries, progress_bar)
+        run.work(connect)
         stack.close()
         survey = open_survey(output)
-        survey.write()
+        if run.counts['done'] or not (output / 'catalog').is_dir():
+            survey.write()
     return survey
 
 

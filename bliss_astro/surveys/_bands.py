@@ -84,7 +84,8 @@ def open_bands(files, read, options):
             for name, value in options.items()
         }
         own = {name: value for name, value in own.items() if value is not None}
-        exposures[band] = read(path, band or None, **own)
+        stated = own.pop('band', None) or band or None
+        exposures[band] = read(path, stated, **own)
     if len(exposures) == 1:
         return next(iter(exposures.values()))
     if all(exposure.wcs is None for exposure in exposures.values()):

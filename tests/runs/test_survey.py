@@ -190,7 +190,7 @@ def test_a_field_that_kills_its_worker(client, fields, tmp_path):
     table = _table(tmp_path / 'run')
     assert table['deadly']['reason'].startswith('KilledWorker: ')
     again = run_survey([*fields], tmp_path / 'run', client=client, **QUIET)
-    assert {row['status'] for row in again if row['field'] != 'deadly'} == {'done'}
+    assert {row['status'] for row in again.fields if row['field'] != 'deadly'} == {'done'}
 
 
 def test_command(client, images, tmp_path, capsys):
