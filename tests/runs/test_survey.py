@@ -189,8 +189,8 @@ def test_a_field_that_kills_its_worker(client, fields, tmp_path):
     run_survey([deadly, *fields], tmp_path / 'run', client=client, retries=0, **QUIET)
     table = _table(tmp_path / 'run')
     assert table['deadly']['reason'].startswith('KilledWorker: ')
-    again = run_survey([*fields], tmp_path / 'run', client=client, **QUIET)
-    assert {row['status'] for row in again.fields if row['field'] != 'deadly'} == {'done'}
+    again = run_survey(fields, tmp_path / 'run', client=client, **QUIET).fields
+    assert {row['status'] for row in again if row['field'] != 'deadly'} == {'done'}
 
 
 def test_command(client, images, tmp_path, capsys):
