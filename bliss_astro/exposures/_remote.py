@@ -170,13 +170,13 @@ def from_legacysurvey(
         coadds the PSF is not downloaded.
 
     **given
-        Keywords of `Exposure.read`, in place of what is downloaded.
+        Keywords of `Exposure.read <ExposureRead>`, in place of what is downloaded.
 
     Returns
     -------
     exposure : `Exposure`
         Image in nmgy per pixel, its noise, gain and correlation estimated as
-        `Exposure.read` does. Pixels without an observation are bad.
+        `Exposure.read <ExposureRead>` does. Pixels without an observation are bad.
 
     Raises
     ------
@@ -234,7 +234,7 @@ def set_from_legacysurvey(
         Side of a pixel, in arcsec without a unit.
 
     **given
-        Keywords of `Exposure.read` for all bands.
+        Keywords of `Exposure.read <ExposureRead>` for all bands.
 
     Returns
     -------
@@ -278,12 +278,12 @@ def from_hips(cls, hips, position, size, *, pixel_scale=None, **given):
         Side of a pixel, in arcsec without a unit; by default that of the HiPS.
 
     **given
-        Keywords of `Exposure.read`.
+        Keywords of `Exposure.read <ExposureRead>`.
 
     Returns
     -------
     exposure : `Exposure`
-        Image, its noise and gain estimated as `Exposure.read` does.
+        Image, its noise and gain estimated as `Exposure.read <ExposureRead>` does.
 
     Raises
     ------
@@ -310,8 +310,8 @@ def from_sia(
     """
     Download an image that a Simple Image Access service of an archive finds.
 
-    The image is read by `Exposure.read`, with all that it recognises, and cut to the
-    square. Needs pyvo (extra ``fetch``).
+    The image is read by `Exposure.read <ExposureRead>`, with all that it recognises,
+    and cut to the square. Needs pyvo (extra ``fetch``).
 
     Parameters
     ----------
@@ -337,7 +337,7 @@ def from_sia(
         ``{'collection': 'NAME'}``, as for ``pyvo.dal.SIA2Service.search``.
 
     **given
-        Keywords of `Exposure.read`.
+        Keywords of `Exposure.read <ExposureRead>`.
 
     Returns
     -------

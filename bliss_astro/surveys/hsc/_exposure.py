@@ -130,7 +130,7 @@ def open_field(files, **options):
         As `read_exposure`.
     """
 
-    def read(path, band, **own):
+    def read(path, band, /, **own):
         # Coadds of Rubin Observatory do not state their band in a card.
         exposure = read_exposure(path, **own)
         if exposure.band is not None or band is None:

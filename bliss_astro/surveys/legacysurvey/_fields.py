@@ -46,7 +46,7 @@ def open_field(files, **options):
         As `read_coadd` and `read_exposure`.
     """
 
-    def read(path, band, **own):
+    def read(path, band, /, **own):
         if _BRICK.fullmatch(Path(path).name):
             return read_coadd(path, **own)
         return read_exposure(path, **own)
