@@ -66,6 +66,7 @@ def test_numbers(write, star_fields, kind, unit):
     assert exposure.unit == u.nmgy
     assert exposure.band.name == 'F814W'
     assert exposure.band.wavelength == pytest.approx(804.5)
+    assert exposure.band.width == pytest.approx(0.1 * 12**0.5 * WIDTH)
     assert exposure.pixel_scale == pytest.approx(0.05)
     truth = [mag for _, _, mag in star_fields.STARS]
     assert_allclose(star_fields.magnitudes(exposure), truth, rtol=0, atol=0.03)
