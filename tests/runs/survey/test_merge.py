@@ -11,8 +11,9 @@ from scipy.spatial import cKDTree
 
 from bliss_astro.runs import merge_chunks
 from bliss_astro.runs._done import Field, Fields, read_records
+from bliss_astro.runs._hats import pixel_region, pixels_of
 from bliss_astro.runs._merge import merged, owners
-from bliss_astro.runs._sky import Region, chord, to_vectors
+from bliss_astro.runs._sky import Region, chord, to_degrees, to_vectors
 
 SKY = Region.of(None)
 NAMES = ('x_centroid', 'y_centroid', 'x_err', 'y_err', 'probability')
@@ -53,30 +54,22 @@ def test_each_source_has_one_row(make_survey, tmp_path, centre, error):
 
 
 def test_parts_of_the_sky_add_up_to_all_of_it(make_survey, tmp_path):
-    make_survey(tmp_path / 'run', PLACES, centre=(0.0, 45.0), n=1500, error=0.4)
+    make_survey(tmp_path / 'run', PLACES, centre=(0.0, 45.0), n=3000, error=0.6)
     fields = fields_of(tmp_path / 'run')
     whole = merged(fields, SKY)
-    names = [set(), set()]
-    for k, rows in enumerate(
-        [whole, *(merged(fields, Region(*part)) for part in _quarters(fields))]
-    ):
-        own = zip(rows['field'].to_pylist(), rows['id'].to_pylist(), strict=True)
-        own = set(own)
-        assert not own & names[k > 0]
-        names[k > 0] |= own
-    assert names[0] == names[1]
+    places = np.concatenate([places_of(field.read()) for field in fields.all])
+    # Of 26 arcsec.
+    pixels = np.unique(pixels_of(13, *to_degrees(places)))
+    parts = [merged(fields, pixel_region(13, pixel)) for pixel in pixels]
+    names = [_names(rows) for rows in parts]
+    assert len(pixels) > 60
+    assert set().union(*names) == _names(whole)
+    assert sum(map(len, names)) == len(whole)
 
 
-def _quarters(fields):
-    middle = np.mean([field.sky.middle for field in fields.all], axis=0)
-    middle /= np.linalg.norm(middle)
-    for signs in (-1, -1), (-1, 1), (1, -1), (1, 1):
-
-        def inside(vectors, signs=signs):
-            y, z = (vectors - middle)[:, 1:].T
-            return (y * signs[0] > 0) & (z * signs[1] >= 0)
-
-        yield inside, middle, 2000.0
+def _names(rows):
+    own = (rows[name].to_pylist() for name in ('field', 'id', 'other_rows'))
+    return set(zip(*own, strict=True))
 
 
 def test_owner_does_not_depend_on_order_or_measurement(make_survey, tmp_path):

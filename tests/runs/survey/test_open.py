@@ -159,6 +159,8 @@ def test_maps_and_their_files(exposures):
     whole = table['share'] * 41252.96 * 3600 / (12 * 4**13) * u.arcmin**2
     total = (table['expected'] * whole).sum().to_value('')
     assert total == pytest.approx(expected, rel=0.02)
+    listed = (table['listed'] * table['expected'] * whole).sum().to_value('')
+    assert listed == pytest.approx(survey.rows()['probability'].sum(), rel=0.02)
     # Recall by true flux, from matches.
     rows = survey.rows()['sky_centroid']
     apart, _ = cKDTree(to_vectors(rows.ra.deg, rows.dec.deg)).query(truth)
