@@ -62,6 +62,14 @@ def write_report(folder, path=None, *, overwrite=False):
     run = json.loads((folder / 'run.json').read_text())
     least = {'reason': '', 'seconds': {}, 'n_rows': 0}
     records = [least | record for record in read_records(folder)]
+    sha256 = run.get('encoder_sha256')
+    for record in records:
+        if (
+            record['status'] == 'done'
+            and record.get('encoder_sha256', sha256) != sha256
+        ):
+            reason = 'its rows are of another encoder than the run'
+            record |= {'status': 'other encoder', 'reason': reason}
     text = _page(folder, run, records)
     with atomic_write(path, overwrite=overwrite) as temporary:
         temporary.write_text(text, encoding='utf-8')

@@ -194,6 +194,7 @@ def test_incomplete_runs(tmp_path):
         ('f0004', {'footprint': None, 'area': None, 'depth': None}),
         ('f0005', {'depth': 3.0, 'depth_unit': 'electron', 'fwhm': None}),
         ('f0000', {'footprint': None}),
+        ('f0006', {'encoder_sha256': 'another'}),
     ):
         path = folder / f'fields/{name}.json'
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -201,6 +202,8 @@ def test_incomplete_runs(tmp_path):
     page = Page(write_report(folder, tmp_path / 'page.html'))
     assert len(page.all('svg')) == 2
     assert 'f0007 Unterminated string' in page.text
+    assert 'f0006 its rows are of another encoder than the run' in page.text
+    assert 'fields done 5' in page.text
     assert 'Of 3 fields the position is not known.' in page.text
     assert '1 field in other units are left out' not in page.text
     assert '1 field in other units is left out.' in page.text
