@@ -91,7 +91,10 @@ def _draw_map(records, paint):
             return _add_points(ax, centres[own], array, style, middle[0], wide)
         from matplotlib.collections import PolyCollection
 
-        style = {'edgecolor': '#333333', 'linewidth': 0.4} | style
+        style = {
+            'edgecolor': '#333333',
+            'linewidth': min(0.4, 100 / len(records)),
+        } | style
         parts = PolyCollection([around[k] for k in own], alpha=0.85, **style)
         parts.set_array(array)
         return ax.add_collection(parts)
