@@ -196,8 +196,8 @@ def _prepare(output, encoder, options, overwrite):
         with atomic_write(output / 'run.json', overwrite=True) as path:
             path.write_text(json.dumps(run, indent=1))
     # Files of processes that were killed while they wrote.
-    for path in (output / 'fields').glob('.tmp-*'):
-        path.unlink(missing_ok=True)
+    for path in [*(output / 'fields').glob('.tmp-*'), *output.glob('.tmp-*')]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return job
 
 

@@ -94,8 +94,10 @@ def test_resume(client, fields, tmp_path):
     paths[3].write_bytes(sound)
     paths[2].write_bytes(paths[1].read_bytes())
     (folder / 'fields' / '.tmp-of-a-killed-process').write_text('')
+    (folder / '.tmp-catalog' / 'catalog').mkdir(parents=True)
     run_survey(fields, folder, client=client, **QUIET)
     assert {row['status'] for row in _table(folder).values()} == {'done'}
+    assert not list(folder.glob('.tmp-*'))
     new = {path.name: path.stat().st_mtime_ns for path in (folder / 'fields').iterdir()}
     same = {name for name in new if new[name] == times.get(name)}
     assert same == {f'image01.{ending}' for ending in ('json', 'npz', 'parquet')}
