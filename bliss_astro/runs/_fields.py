@@ -104,7 +104,7 @@ class FieldRef:
 
         Returns
         -------
-        exposure : `~bliss_astro.exposures.Exposure` or `ExposureSet`
+        exposure : ``Exposure`` or `~bliss_astro.exposures.ExposureSet`
             The image, or those of several bands.
 
         Raises
@@ -122,7 +122,7 @@ class FieldRef:
 
     def detection(self):
         """
-        Options of `~bliss_astro.detect_sources` that hold for this field alone.
+        Options of `~bliss_astro.detection.detect_sources` that hold for this field alone.
 
         Returns
         -------

@@ -70,7 +70,7 @@ def run_survey(
     output : str or `~os.PathLike`
         Folder of the run, which all workers have to see.
 
-    client : `distributed.Client` or str, optional
+    client : ``distributed.Client`` or str, optional
         Dask cluster, or the address of its scheduler. By default processes of this
         machine, for which a script needs the usual ``if __name__ == '__main__':``.
 

@@ -37,7 +37,7 @@ def open_field(files, **options):
 
     Returns
     -------
-    exposure : `~bliss_astro.exposures.Exposure` or `ExposureSet`
+    exposure : `~bliss_astro.exposures.Exposure` or `~bliss_astro.exposures.ExposureSet`
         The exposure, or those of several bands.
 
     Raises

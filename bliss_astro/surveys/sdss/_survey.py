@@ -84,7 +84,7 @@ def open_field(files, *, psfield=None, fpm=None, **options):
 
     Returns
     -------
-    exposure : `~bliss_astro.exposures.Exposure` or `ExposureSet`
+    exposure : `~bliss_astro.exposures.Exposure` or `~bliss_astro.exposures.ExposureSet`
         The exposure, or those of several bands on one pixel grid.
 
     Raises
