@@ -89,7 +89,7 @@ class MosaicField(FieldRef):
 
     def detection(self):
         """
-        Options of `~bliss_astro.detection.detect_sources` that hold for this field alone.
+        Options of `~bliss_astro.detection.detect_sources` for this field alone.
         """
         found = self.options.get('density')
         if found is None:

@@ -122,7 +122,7 @@ class FieldRef:
 
     def detection(self):
         """
-        Options of `~bliss_astro.detection.detect_sources` that hold for this field alone.
+        Options of `~bliss_astro.detection.detect_sources` for this field alone.
 
         Returns
         -------

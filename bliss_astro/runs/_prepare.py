@@ -66,8 +66,8 @@ def prepare_mosaic(fields, path=None, *, client=None, **options):
         Works on the chunks in parallel.
 
     **options
-        Keywords of `~bliss_astro.detection.detect_sources` that the run has: ``encoder``,
-        ``flux_min``, ``density`` (which is then taken as it is).
+        Keywords of `~bliss_astro.detection.detect_sources` that the run has:
+        ``encoder``, ``flux_min``, ``density`` (which is then taken as it is).
 
     Returns
     -------
