@@ -29,16 +29,15 @@ _SAME_SOURCE = 1.5
 _NIL = 1e-6
 
 
-def near_edges(size, tiles, mode):
-    """Which edge of its tile a place is near, in x and in y: -1, 0 or 1, (2, N)."""
-    inside = mode + 0.5 - torch.stack([tiles[2], tiles[1]]) * size
+def near_edges(size, inside):
+    """Which edge of its tile a place (2, N) in pixels within it is near: -1, 0 or 1."""
     return (inside > size - _EDGE_ZONE).long() - (inside < _EDGE_ZONE).long()
 
 
-def _touched(sweep, tiles, mode):
+def _touched(sweep, tiles, mode, inside):
     """Image, row, column of the up to four tiles of each place; which are valid."""
     images, rows, columns = tiles
-    side_x, side_y = near_edges(sweep.grid.size, tiles, mode)
+    side_x, side_y = near_edges(sweep.grid.size, inside)
     none = torch.zeros_like(rows)
     r = rows[:, None] + torch.stack([none, none, side_y, side_y], 1)
     c = columns[:, None] + torch.stack([none, side_x, none, side_x], 1)
@@ -203,9 +202,8 @@ def join_neighbours(sweep, chain, near, probability, *, faintest, least=0.0):
         the second one's that is.
     """
     n, tiles = len(probability), tuple(part[near] for part in chain.tiles)
-    touched = images, r, c, valid = _touched(
-        sweep, tiles, chain.mode_in_pixels()[:, near]
-    )
+    modes = (part[:, near] for part in (chain.mode_in_pixels(), chain.mode_in_tiles()))
+    touched = images, r, c, valid = _touched(sweep, tiles, *modes)
     # In its own tile a candidate is described already, unless the sweep put a source
     # in another tile of V, which is empty here.
     chances = torch.zeros(len(near), 4, device=images.device)

@@ -87,7 +87,7 @@ class _Sweep:
         row = torch.arange(len(count), device=count.device)[:, None]
         row = row.expand(-1, len(self.quasi))
         if beyond:
-            near = near_edges(self.grid.size, tiles, chain.mode_in_pixels()).any(0)
+            near = near_edges(self.grid.size, chain.mode_in_tiles()).any(0)
             near &= (probability > _JOINED) & (probability < 0.9999)
             if len(near := near.nonzero()[:, 0]):
                 options = {'faintest': _SHARE, 'least': least}
@@ -99,15 +99,24 @@ class _Sweep:
         seen = {name: value[kept] for name, value in seen.items()}
         probability, row = probability[kept], row[kept]
         position = chain.position.quantile_draw(self.quasi.expand(*row.shape, -1), row)
-        x, y = self.grid.to_pixels(
-            *position.unbind(-1), *(part[row] for part in chain.tiles[1:])
+        # From the corner of the tile: far from that of a large image single precision
+        # rounds positions, and a draw on the limit of what is near counts or does not.
+        own = [part[kept] for part in tiles]
+        apart = (
+            part[row] - first[:, None]
+            for part, first in zip(chain.tiles[1:], own[1:], strict=True)
         )
+        x, y = self.grid.to_pixels(*position.unbind(-1), *apart)
         # At fewer positions where nothing is refined, at none where sources are of no
         # interest.
         n_fluxes = _N_COARSE if self.posterior.coarse else _N_FLUX
-        own = (part[kept] for part in tiles)
         found = SourceMarginals(probability, x, y, x[:, :0], *own)
-        found.centre = torch.stack(found.place(), 1)
+        corner = torch.stack(own[:0:-1], 1) * self.grid.size
+        found.near, found.centre = found.near_place(), torch.stack(found.place(), 1)
+        found.centre = found.centre + corner
+        found.x, found.y = (
+            p + c[:, None] for p, c in zip((x, y), corner.T, strict=True)
+        )
         needed = (probability * found.near_place() >= least).nonzero()[:, 0]
         row, position = row[needed, :n_fluxes], position[needed, :n_fluxes]
         flux = chain.packed_flux(row.flatten(), position.flatten(0, 1))

@@ -66,6 +66,9 @@ class SourceMarginals(Rows):
 
     centre : tensor ``(N, 2)`` or None
         Claimed positions, where they were computed.
+
+    near : tensor ``(N,)`` or None
+        Shares of the draws within ``PLACE_RADIUS`` of them, where they were computed.
     """
 
     probability: torch.Tensor
@@ -79,6 +82,7 @@ class SourceMarginals(Rows):
     draws: dict = dataclasses.field(default_factory=dict)
     sigma: torch.Tensor | None = None
     centre: torch.Tensor | None = None
+    near: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.probability)
@@ -207,6 +211,8 @@ class SourceMarginals(Rows):
 
     def near_place(self) -> torch.Tensor:
         """Share of the draws within ``PLACE_RADIUS`` of the place, ``(N,)``."""
+        if self.near is not None:
+            return self.near
         x, y = self.place()
         apart = torch.hypot(self.x - x[:, None], self.y - y[:, None])
         return (apart < PLACE_RADIUS).float().mean(1)

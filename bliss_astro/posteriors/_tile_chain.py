@@ -254,6 +254,10 @@ class TileChain(SourceChain):
         x, y = self.position.mode().unbind(-1)
         return torch.stack(self.grid.to_pixels(x, y, *self.tiles[1:]))
 
+    def mode_in_tiles(self):
+        """The same from the corners of their tiles, where pixels are not rounded."""
+        return self.position.mode().T * self.grid.size
+
     @functools.cached_property
     def flux_hidden(self):
         """Hidden layer that fluxes at all positions share, tensor ``(N, narrow)``."""
