@@ -22,7 +22,7 @@ from bliss_astro._atomic import atomic_write
 from bliss_astro._threads import use_threads
 from bliss_astro._warnings import keep_warnings
 from bliss_astro.catalog._columns import COLUMNS
-from bliss_astro.detection._detect import DetectionOptions, detect
+from bliss_astro.detection._detect import KEYWORDS, DetectionOptions, detect
 from bliss_astro.detection._many import check_names
 from bliss_astro.encoders import Encoder
 from bliss_astro.encoders._weights import DEFAULT_ENCODER
@@ -38,6 +38,8 @@ from ._worst import worst_place
 _HOW = ('device', 'n_threads', 'progress_bar')
 # What a field says itself, and what belongs to one image.
 _NOT_OPTIONS = ('data', 'rng', 'progress_bar')
+# Options that are None by default.
+_NONE = {keyword.name for keyword in KEYWORDS if keyword.default is None}
 # Descriptors of columns of a run.
 _UCDS = {'ra': 'pos.eq.ra', 'dec': 'pos.eq.dec', 'field': 'meta.id.part;obs'}
 
@@ -59,6 +61,10 @@ class Job:
 
     def __post_init__(self):
         check_names('run_survey', self.options, without=_NOT_OPTIONS)
+        # One that is given as its default is the same as one that is not.
+        default = {name for name in _NONE if self.options.get(name) is None}
+        given = {n: v for n, v in self.options.items() if n not in default}
+        self.options = {'threshold': 0.5} | given
         try:
             self.options = json.loads(json.dumps(self.options, default=plain_value))
         except TypeError as error:

@@ -266,8 +266,10 @@ def test_kills(write_images, options, client, tmp_path):
     with start() as process:
         wait_for(9, process)
         process.kill()
+    done = {path: path.stat().st_mtime_ns for path in folder.glob('fields/*.json')}
     fields = find_fields(images, **options)
     run_survey(fields, folder, client=client, **QUIET)
+    assert all(path.stat().st_mtime_ns == done[path] for path in done)
     for field in fields:
         catalog_field(field, tmp_path / 'loop', threshold=0.5)
     assert _files(folder) == _files(tmp_path / 'loop')
