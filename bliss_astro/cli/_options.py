@@ -127,6 +127,7 @@ OPTIONS = {
     'field': (str, 'FIELD', 'print one entry of the card only'),
     'name': (str, 'NAME', 'name of the encoder; by default that of the CONFIG'),
     'start_from': (str, 'ENCODER', 'encoder of the same sizes to begin with'),
+    'chunk': (positive_int, 'PX', 'cut mosaics into chunks of this side, as of 2048'),
     'workers': (positive_int, 'N', 'processes; by default one a processor'),
     'scheduler': (str, 'ADDRESS', 'scheduler of a Dask cluster, in place of --workers'),
     'retries': (seed, 'N', 'how often a field is tried again that lost its worker'),

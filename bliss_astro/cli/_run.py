@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bliss_astro._arguments import counted
 
-from ._files import say, shows_progress, status
+from ._files import UsageError, say, shows_progress, status
 from ._options import image_keywords
 
 # Tables of files, and fields that are named before the others are counted.
@@ -20,27 +20,21 @@ def run_run(options):
 
     FIELDS are images, each of them a field, of any camera; with --survey files of that
     survey, of which those of a field go together. A table has a column "file", and if
-    wanted "id", "band", and options of each field, such as "psf" or "zero_point".
+    wanted "id", "band", and options of each field, such as "psf" or "zero_point". With
+    --chunk each image is a mosaic, of which chunks that overlap are fields.
 
     FOLDER gets the rows and a record of each field as it is done, fields.ecsv with a
-    line for each, and the catalogue of all. A run that was stopped, whatever by, goes
-    on when the same command is given again: fields that are done are skipped, those
-    that failed or whose files have changed are done anew. Workers are processes of
-    this machine, or those of a Dask cluster. The exit code is 1 if a field failed.
+    line for each, the catalogue of all, and report.html. A run that was stopped,
+    whatever by, goes on when the same command is given again: fields that are done are
+    skipped, those that failed or whose files have changed are done anew. Workers are
+    processes of this machine, or those of a Dask cluster. The exit code is 1 if a field
+    failed.
     """
     from astropy.table import QTable
 
-    from bliss_astro.runs import find_fields, run_survey
+    from bliss_astro.runs import run_survey, write_report
 
-    where = options.fields[0] if len(options.fields) == 1 else options.fields
-    if isinstance(where, str) and where.endswith(_TABLES):
-        where = QTable.read(where)
-    given = image_keywords(options).items()
-    given = {name: value for name, value in given if value is not None}
-    bands = options.bands
-    if bands and ',' in bands:
-        bands = bands.split(',')
-    fields = find_fields(where, options.survey, bands=bands, **given)
+    fields = _fields(options)
     status(options, f'found {counted(len(fields), "field")}')
     try:
         run_survey(
@@ -59,6 +53,7 @@ def run_run(options):
     except KeyboardInterrupt:
         msg = 'interrupted; what is done is kept, and the same command goes on with it'
         raise KeyboardInterrupt(msg) from None
+    report = write_report(options.output, overwrite=True)
     table = QTable.read(Path(options.output) / 'fields.ecsv')
     own = {field.id for field in fields}
     failed = [row for row in table if row['status'] != 'done' and row['field'] in own]
@@ -72,9 +67,33 @@ def run_run(options):
     print(f'failed   {len(failed)}')
     print(f'sources  {sum(row["n_rows"] for row in table)}')
     print(f'folder   {options.output}')
+    print(f'report   {report}')
     return int(bool(failed))
 
 
-_INPUTS = 'fields survey bands:survey threshold encoder density device'
+def _fields(options):
+    """Fields that the arguments name."""
+    from astropy.table import QTable
+
+    from bliss_astro.runs import fields_of, find_fields
+
+    where = options.fields[0] if len(options.fields) == 1 else options.fields
+    given = image_keywords(options).items()
+    given = {name: value for name, value in given if value is not None}
+    if options.chunk:
+        for name in ('bands', 'survey'):
+            if getattr(options, name) not in (None, 'fits'):
+                raise UsageError(f'--chunk is of mosaics: leave out --{name}')
+        parts = [fields_of(path, options.chunk, **given) for path in options.fields]
+        return [field for chunks in parts for field in chunks]
+    if isinstance(where, str) and where.endswith(_TABLES):
+        where = QTable.read(where)
+    bands = options.bands
+    if bands and ',' in bands:
+        bands = bands.split(',')
+    return find_fields(where, options.survey, bands=bands, **given)
+
+
+_INPUTS = 'fields survey bands:survey chunk threshold encoder density device'
 _OUTPUTS = 'output:survey overwrite:survey quiet'
 COMMANDS = {'run': (run_run, f'{_INPUTS} workers/scheduler retries', _OUTPUTS)}

@@ -224,6 +224,16 @@ def test_command(client, images, tmp_path, capsys):
     words[1], words[3] = str(tmp_path / 'files.csv'), str(tmp_path / 'table')
     assert main([*words, '-q']) == 0
     assert list(_table(tmp_path / 'table')) == ['one']
+    assert (tmp_path / 'table' / 'report.html').is_file()
+    mosaic = np.random.default_rng(1).normal(0, 29.4, (300, 420)).astype('float32')
+    fits.writeto(tmp_path / 'mosaic.fits', mosaic)
+    words[1], words[3] = str(tmp_path / 'mosaic.fits'), str(tmp_path / 'chunks')
+    assert main([*words, '-q', '--chunk', '256', '--background', '0']) == 0
+    assert list(_table(tmp_path / 'chunks')) == [
+        *('mosaic-x0-y0', 'mosaic-x0-y1', 'mosaic-x1-y0', 'mosaic-x1-y1')
+    ]
+    assert main([*words, '--chunk', '256', '--survey', 'sdss']) == 2
+    assert 'leave out --survey' in capsys.readouterr().err
 
 
 _SCRIPT = """
