@@ -193,7 +193,6 @@ def run_coadd(options):
     if None in names[1:] or (names[0] is None and names[1:]):
         path = options.images[bands.index(None)]
         raise UsageError(f'{path}: all images are given as BAND=FILE, or none')
-    outputs = _outputs(options, names)
     check_by_band(options, bands)
     for name in IMAGE_FILES + IMAGE_MAPS:
         files = getattr(options, name) or []
@@ -206,6 +205,7 @@ def run_coadd(options):
     points = options.zero_points
     if points is not None and len(points) not in (1, n):
         raise UsageError(f'--zero-points gives {len(points)} numbers for {n} images')
+    outputs = _outputs(options, names)
 
     from bliss_astro.coadds import coadd_exposures
     from bliss_astro.exposures._set import images_by_band

@@ -14,13 +14,13 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from bliss_astro._arguments import as_list, check_integer, require, require_type
 from bliss_astro._atomic import atomic_write, lock_folder
+from bliss_astro._warnings import collect_warnings
 from bliss_astro.catalog._meta import default_meta
 from bliss_astro.encoders import Encoder
 from bliss_astro.encoders._weights import DEFAULT_ENCODER
@@ -348,9 +348,8 @@ def _client_of(client, workers):
     with contextlib.ExitStack() as stack:
         if client is None:
             own = {'n_workers': workers, 'threads_per_worker': 1, 'processes': True}
-            with warnings.catch_warnings(), _interrupts_ignored():
-                # The page moves to another port where that is in use.
-                warnings.filterwarnings('ignore', 'Port 8787')
+            # The page moves to another port where that is in use.
+            with collect_warnings(UserWarning), _interrupts_ignored():
                 client = LocalCluster(**own, dashboard_address='127.0.0.1:8787')
             stack.enter_context(client)
         yield stack.enter_context(Client(client))

@@ -60,8 +60,9 @@ def test_blocks(large, whole, encoder, monkeypatch):
 def test_density_of_windows(large, encoder, monkeypatch):
     # Of 72 stars windows over a quarter of the image hold 18 +- 4.
     whole = detect_sources(large, encoder=encoder, check=False).meta['density']
-    for name, value in (('SAMPLED_MIN', 24), ('SAMPLE_PERIOD', 12), ('SAMPLE_SIDE', 6)):
-        monkeypatch.setattr(_infer, f'_{name}', value)
+    sizes = {'_SAMPLED_MIN': 24, '_SAMPLE_PERIOD': 12, 'SAMPLE_SIDE': 6}
+    for name, value in sizes.items():
+        monkeypatch.setattr(_infer, name, value)
     windows = detect_sources(large, encoder=encoder, check=False).meta['density']
     assert windows != whole
     assert windows == pytest.approx(whole, rel=0.6)

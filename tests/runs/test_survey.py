@@ -249,7 +249,7 @@ def test_kills(write_images, options, client, tmp_path):
     """
     A run that was killed goes on to the results of one that was not.
     """
-    images, folder = write_images(tmp_path / 'images', 16), tmp_path / 'run'
+    images, folder = write_images(tmp_path / 'images', 24), tmp_path / 'run'
     (tmp_path / 'run.py').write_text(_SCRIPT)
     words = [sys.executable, str(tmp_path / 'run.py'), 'run', str(images)]
     for name, value in options.items():
