@@ -39,7 +39,7 @@ from harness import Benchmark, bootstrap, median_with_error, quantile_width, sha
 from scipy.ndimage import median_filter, percentile_filter
 from scipy.spatial import cKDTree
 
-from bliss_astro import detect_sources
+from bliss_astro import Encoder, detect_sources
 from bliss_astro.exposures import ExposureSet
 from bliss_astro.surveys import sdss
 
@@ -100,8 +100,9 @@ def detect_crowded(exposures, encoder):
     return detect_again()
 
 
-def add_crowded(bench, field, folder, encoder):
-    """Precision and recall against Hubble's stars, r < 21."""
+def add_crowded(bench, field, folder, name, label=''):
+    """Precision and recall against Hubble's stars, r < 21, of an encoder."""
+    encoder = Encoder.from_pretrained(name)
     truth = read_hubble(next(folder.glob('HSC*.csv')), field['r'].wcs, 'MagAuto')
     cells = Cells(truth)
     cutout, origin = field[cells.y, cells.x], (cells.x.start, cells.y.start)
@@ -120,10 +121,10 @@ def add_crowded(bench, field, folder, encoder):
     samples['gri minus r'] = samples['gri'] - samples['r']
     values = {k: scores(c.sum(1)) for k, c in found.items()}
     values['gri minus r'] = values['gri'] - values['r']
-    for name, own in values.items():
+    for case, own in values.items():
         for k, quantity in enumerate(('precision', 'recall', 'F1')):
-            error = samples[name][:, k].std()
-            bench.add(f'M2, {name}', quantity, own[k], error, n=n)
+            given = {'error': samples[case][:, k].std(), 'n': n, 'weights': name}
+            bench.add(f'M2, {label}{case}', quantity, own[k], **given)
 
 
 def alone(catalog):
@@ -336,9 +337,11 @@ def main(arguments=None):
     if parts & {'crowded', 'sparse'}:
         with warnings.catch_warnings(action='ignore'):
             field = ExposureSet.from_sdss(folder, noise='measure')
-        for part, add in (('crowded', add_crowded), ('sparse', add_sparse)):
-            if part in parts:
-                add(bench, field, folder, encoder)
+        if 'crowded' in parts:
+            add_crowded(bench, field, folder, arguments.encoder)
+            add_crowded(bench, field, folder, 'stars-crowded', 'stars-crowded, ')
+        if 'sparse' in parts:
+            add_sparse(bench, field, folder, encoder)
     if 'stamps' in parts:
         epochs = read_stamps(data / 'sdss_multi_epoch_stamps')
         for bands in ('gri', 'r'):

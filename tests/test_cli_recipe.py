@@ -46,11 +46,12 @@ def _run(capsys, *words):
 class TestCovered:
     def test_says_so_and_writes_nothing(self, folder, capsys):
         path = folder / 'needless.toml'
-        code, out, err = _run(capsys, folder / 'usual.fits', '-o', path)
+        image = folder / 'usual.fits'
+        code, out, err = _run(capsys, image, image, '--stack', '-o', path)
         assert code == 0
         assert "The bundled encoder 'stars' covers this." in out
         assert "'stars-crowded' does not cover this:" in out
-        assert 'noise of the sky (electrons)' in out
+        assert 'exposures' in out
         assert not path.exists()
         assert '--always writes it anyway' in err
 
