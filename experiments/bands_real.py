@@ -100,9 +100,9 @@ def detect_crowded(exposures, encoder):
     return detect_again()
 
 
-def add_crowded(bench, field, folder, name, label=''):
+def add_crowded(bench, field, folder, weights, label=''):
     """Precision and recall against Hubble's stars, r < 21, of an encoder."""
-    encoder = Encoder.from_pretrained(name)
+    encoder = Encoder.from_pretrained(weights)
     truth = read_hubble(next(folder.glob('HSC*.csv')), field['r'].wcs, 'MagAuto')
     cells = Cells(truth)
     cutout, origin = field[cells.y, cells.x], (cells.x.start, cells.y.start)
@@ -123,7 +123,7 @@ def add_crowded(bench, field, folder, name, label=''):
     values['gri minus r'] = values['gri'] - values['r']
     for case, own in values.items():
         for k, quantity in enumerate(('precision', 'recall', 'F1')):
-            given = {'error': samples[case][:, k].std(), 'n': n, 'weights': name}
+            given = {'error': samples[case][:, k].std(), 'n': n, 'weights': weights}
             bench.add(f'M2, {label}{case}', quantity, own[k], **given)
 
 
