@@ -49,7 +49,7 @@ class Field:
     @property
     def arrays(self):
         """Marginals by cell, dict of arrays."""
-        return _read_arrays(self.folder / 'fields' / f'{self.id}.npz')
+        return _read_arrays(self.folder / 'fields' / f'{self.id}.npz', self.key)
 
     def read(self, columns=None):
         """Rows, a table of Arrow; an `OSError` that names a damaged file."""
@@ -111,7 +111,7 @@ class Field:
 
 
 @functools.lru_cache(maxsize=64)
-def _read_arrays(path):
+def _read_arrays(path, _key):
     try:
         with path.open('rb') as file, np.load(file) as arrays:
             return dict(arrays)
@@ -149,6 +149,25 @@ class Fields:
         """Hash of what is done: the same for the same results."""
         text = ' '.join(f'{field.id} {field.key}' for field in self.all)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def check(self):
+        """Raise if fields have fluxes in different units or bands."""
+        for what, key in (('units', 'unit'), ('bands', 'band')):
+            first = {}
+            for field in self.all:
+                first.setdefault(field.numbers.get(key) or '', field)
+            if key == 'band':
+                # Not known.
+                first.pop('', None)
+            if len(first) > 1:
+                named = [f'{field.id} {one or "none"}' for one, field in first.items()]
+                msg = (
+                    f'fields have fluxes in different {what} ({", ".join(named[:3])}), '
+                    'and a survey has one: give each a zero_point, or each band a run '
+                    'of its own. Of fields to be left out, remove ID.json in '
+                    f'{self.all[0].folder / "fields"}.'
+                )
+                raise ValueError(msg)
 
     def touching(self, region):
         """Those that may have pixels in a region."""

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import time
@@ -44,6 +45,18 @@ _NONE = {keyword.name for keyword in KEYWORDS if keyword.default is None}
 _UCDS = {'ra': 'pos.eq.ra', 'dec': 'pos.eq.dec', 'field': 'meta.id.part;obs'}
 
 
+def check_packages():
+    """Raise if packages of runs are missing, before any work."""
+    names = ('distributed', 'fsspec', 'pyarrow', 'astropy_healpix')
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        msg = (
+            f'runs need the packages {", ".join(missing)}: install the extra '
+            'bliss_astro[survey]'
+        )
+        raise ModuleNotFoundError(msg)
+
+
 @functools.lru_cache(maxsize=2)
 def load_encoder(encoder, device='auto', _stamp=None):
     """An encoder on its device, which a process loads once."""
@@ -72,6 +85,9 @@ class Job:
         DetectionOptions(**self.options)
         if isinstance(self.encoder, os.PathLike):
             self.encoder = os.fspath(self.encoder)
+        if isinstance(self.encoder, str) and Path(self.encoder).is_file():
+            # Workers may be in other folders.
+            self.encoder = str(Path(self.encoder).absolute())
         loaded = self.load()
         self.sha256, self.name = loaded.card.get('sha256', ''), loaded.name
         require(self.sha256, 'encoder', 'be saved before a run', 'one without a hash')

@@ -18,7 +18,7 @@ from bliss_astro._arguments import require
 from bliss_astro._lazy import survey as load_survey
 from bliss_astro.exposures import Exposure
 from bliss_astro.surveys._bands import open_bands
-from bliss_astro.surveys._files import list_files
+from bliss_astro.surveys._files import absolute, list_files
 
 # Names that every file system takes, with room for the endings of files of a run.
 _ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._+-]{0,199}')
@@ -157,7 +157,8 @@ def find_fields(where, survey='fits', *, bands=None, **options):
         A folder, with all those in it; a glob, ``'*/*.fits.gz'``; a path, or a list of
         paths. In the notation of CFITSIO, extensions and sections may follow. A table
         has a column ``file``, and if wanted ``id`` and ``band``: rows of one id are
-        bands of one field. Its other columns are options of each field.
+        bands of one field. Its other columns are options of each field. Paths are
+        relative to the current folder.
 
     survey : str, optional
         ``'fits'``: each image is a field, and read by `Exposure.read
@@ -203,7 +204,8 @@ def find_fields(where, survey='fits', *, bands=None, **options):
             field['files'] = {band: field['files'].get(band) for band in bands}
     fields = []
     for one in found:
-        own = {'survey': survey, 'options': options | one.pop('options', {})}
+        given = _from_here(options | one.pop('options', {}))
+        own = {'survey': survey, 'options': given}
         fields.append(FieldRef(**own | one))
     check_unique(fields)
     return fields
@@ -253,6 +255,8 @@ def _images(where):
     if len(paths) == 1 or not isinstance(where, str | os.PathLike):
         return paths
     found = [path for path in paths if _ENDING.search(path)]
+    # Maps of a run in the same folder are none.
+    found = [path for path in found if not Path(path).with_name('run.json').is_file()]
     require(found, 'fields', 'name FITS images', f'{len(paths)} other files')
     return found
 
@@ -284,7 +288,7 @@ def _fields_of_table(table):
             band not in field['files'], 'fields', allowed, f'{own!r} {band!r} twice'
         )
         field['files'][band] = (
-            None if np.ma.is_masked(row['file']) else str(row['file'])
+            None if np.ma.is_masked(row['file']) else absolute(str(row['file']))
         )
         for name in set(table.colnames) - {'id', 'file', 'band'}:
             if not np.ma.is_masked(row[name]):
@@ -300,7 +304,8 @@ def _fields_of_table(table):
 
 def _id_of(text):
     """Name of a field by that of its file."""
-    name = _ENDING.sub('', text)
+    # Letters of other scripts by their number.
+    name = _ENDING.sub('', text).encode('ascii', 'backslashreplace').decode()
     return re.sub(r'[^A-Za-z0-9._+]+', '-', name).strip('-._')[-200:]
 
 
@@ -319,6 +324,17 @@ def _texts(value):
     parts = value.values() if isinstance(value, Mapping) else value
     parts = parts if isinstance(value, Mapping | list | tuple) else ()
     return [text for part in parts for text in _texts(part)]
+
+
+def _from_here(value):
+    """A value in which names of files are absolute, as workers may be elsewhere."""
+    if isinstance(value, Mapping):
+        return {key: _from_here(one) for key, one in value.items()}
+    if isinstance(value, str | os.PathLike):
+        path = _path(os.fspath(value))
+        if Path(path).suffix and os.path.isfile(path):  # noqa: PTH113
+            return absolute(os.fspath(value))
+    return value
 
 
 def _as_text(file):

@@ -19,6 +19,7 @@ import numpy as np
 from astropy.table import Column, QTable, Table
 from astropy.table.meta import get_yaml_from_table
 
+from bliss_astro import __version__
 from bliss_astro.catalog import ProbabilisticCatalog
 from bliss_astro.catalog._formats import make_card
 from bliss_astro.catalog._io import restore
@@ -56,7 +57,7 @@ def table_of(rows):
 
 def catalog_of(rows, run, **image):
     """Catalogue of a table of Arrow, with facts about what it is of."""
-    meta = {'image': {'n_sources': len(rows)} | image, 'version': run.get('versions')}
+    meta = {'image': {'n_sources': len(rows)} | image, 'version': run.get('version')}
     meta |= {name: run[name] for name in _META if name in run}
     meta['threshold'] = run.get('options', {}).get('threshold')
     meta = {name: value for name, value in meta.items() if value is not None}
@@ -222,7 +223,7 @@ def _write_partitions(fields, folder, partitions, schema, run):
         'hats_col_healpix_order': _INDEX_ORDER,
         'hats_npix_suffix': '.parquet',
         'hats_order': max((order for order, _ in written), default=0),
-        'hats_builder': f'bliss_astro {run.get("version", "")}',
+        'hats_builder': f'bliss_astro {__version__}',
         'hats_creation_date': time.strftime('%Y-%m-%dT%H:%MUTC', time.gmtime()),
         'moc_sky_fraction': f'{share:.6g}',
         _STATE: fields.state,

@@ -68,6 +68,7 @@ def marginals(catalog):
         'listed': float(np.sum(catalog['probability'])),
         'cell': cell,
         'limits': limits,
+        'band': str(exposure.band or ''),
         'share': float(good.sum() / area.sum()),
         'sky': None if sky is None else sky.to_dict(),
     }

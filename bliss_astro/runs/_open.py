@@ -4,6 +4,7 @@ Survey: the results of a run over many fields, done or still going.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import astropy.units as u
@@ -350,12 +351,22 @@ class Survey:
         A run without any field on the sky has none, with a warning.
         """
         if not self._on_sky.all:
+            # Those of fields that have failed since.
+            shutil.rmtree(self.path / 'catalog', ignore_errors=True)
+            for name in ('depth.fits', 'completeness.fits'):
+                (self.path / name).unlink(missing_ok=True)
             warn(
                 f'no field of {self.path} has a place on the sky: no catalogue and maps'
             )
             return
-        self.catalog()
+        # The catalogue last: where it is current, all is.
         self._write_maps(None)
+        self.catalog()
+
+    @property
+    def is_written(self):
+        """Whether the products on the sky are those of what is done."""
+        return is_current(self._on_sky, self.path / 'catalog')
 
     report = _report.report
 
@@ -363,4 +374,5 @@ class Survey:
         if not self._on_sky.all:
             msg = f'no field of {self.path} with a place on the sky is done'
             raise ValueError(msg)
+        self._on_sky.check()
         return self._on_sky

@@ -20,12 +20,12 @@ import numpy as np
 
 from bliss_astro._arguments import as_list, check_integer, require, require_type
 from bliss_astro._atomic import atomic_write, lock_folder
-from bliss_astro._warnings import collect_warnings
+from bliss_astro._warnings import collect_warnings, warn
 from bliss_astro.catalog._meta import default_meta
 from bliss_astro.encoders import Encoder
 from bliss_astro.encoders._weights import DEFAULT_ENCODER
 
-from ._field import Job, read_record, work_on, write_record
+from ._field import Job, check_packages, read_record, work_on, write_record
 from ._fields import FieldRef, check_unique
 from ._open import open_survey
 from ._prepare import prepare_all
@@ -113,8 +113,16 @@ def run_survey(
     OSError
         If files of the run cannot be written.
 
+    ModuleNotFoundError
+        If packages of the extra ``survey`` are missing.
+
     RuntimeError
         If the scheduler is lost.
+
+    Warns
+    -----
+    AstropyUserWarning
+        If the cluster has no workers yet, or no field has a place on the sky.
 
     TypeError, ValueError
         If an argument is not allowed.
@@ -134,7 +142,8 @@ def run_survey(
     if workers is not None:
         require(client is None, 'workers', 'be left out with a client', workers)
         workers = check_integer('workers', workers, 1)
-    output = Path(output).absolute()
+    output = Path(output).expanduser().absolute()
+    check_packages()
     _check_folder(output)
     output.mkdir(parents=True, exist_ok=True)
     with lock_folder(output, work='run'), contextlib.ExitStack() as stack:
@@ -148,7 +157,7 @@ def run_survey(
         run.work(connect)
         stack.close()
         survey = open_survey(output)
-        if run.counts['done'] or not (output / 'catalog').is_dir():
+        if run.counts['done'] or not survey.is_written:
             survey.write()
     return survey
 
@@ -156,7 +165,9 @@ def run_survey(
 def _check_folder(output):
     """Raise if a folder has anything but a run."""
     if output.is_dir() and not (output / 'run.json').is_file():
-        strange = sorted({path.name for path in output.iterdir()} - {*_PARTS, '.lock'})
+        names = {path.name for path in output.iterdir()} - {*_PARTS, '.lock'}
+        # Those of a process that was killed while it wrote are removed later.
+        strange = sorted(name for name in names if not name.startswith('.tmp-'))
         if strange:
             msg = (
                 f'output must be a new folder or that of a run; {output} has other '
@@ -270,7 +281,10 @@ class _Run:
         try:
             while self.todo or running:
                 if time.monotonic() > looked + _LOOK:
-                    most = max(1, _AHEAD * sum(client.nthreads().values()))
+                    threads = sum(client.nthreads().values())
+                    if not threads and looked < 0:
+                        warn('the cluster has no workers yet; waiting for them')
+                    most = max(1, _AHEAD * threads)
                     looked = time.monotonic()
                 # One that lost its worker goes alone, at the end: if it did so itself,
                 # it takes no others with it.

@@ -29,7 +29,8 @@ def row_of(record):
     for name in _TEXTS:
         text = record.get(name) or ''
         if not isinstance(text, str):
-            text = ('' if name == 'bands' else '; ').join(map(str, text))
+            known = [str(one) for one in text if one is not None]
+            text = ('' if name == 'bands' else '; ').join(known)
         row[name] = ' '.join(text.split())
     for name in _NUMBERS:
         if record.get(name) is not None:

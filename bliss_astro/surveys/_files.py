@@ -25,7 +25,7 @@ def list_files(where, ending='', *, parameter='fields'):
         allowed = 'be a folder, a glob, a path, or a list or table of paths'
         several = isinstance(where, Iterable)
         require(several, parameter, allowed, type(where).__name__, TypeError)
-        return [_absolute(os.fspath(path)) for path in where]
+        return [absolute(os.fspath(path)) for path in where]
     text = os.fspath(where)
     if Path(text).is_dir():
         found = [str(path) for path in Path(text).rglob(f'*{ending}')]
@@ -37,10 +37,11 @@ def list_files(where, ending='', *, parameter='fields'):
         found = [text] * (is_file or '://' in text)
     if not found:
         raise FileNotFoundError(must(parameter, 'name files', f'{text!r} with none'))
-    return sorted(_absolute(path) for path in found if not Path(path).is_dir())
+    return sorted(absolute(path) for path in found if not Path(path).is_dir())
 
 
-def _absolute(path):
+def absolute(path):
+    """The absolute path of a file, or a URL, as text."""
     return path if '://' in path else str(Path(path).absolute())
 
 

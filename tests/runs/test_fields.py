@@ -34,6 +34,10 @@ def test_folder_glob_and_list(tmp_path):
         assert [field.files[''] for field in fields] == paths
         assert {field.options['zero_point'] for field in fields} == {25.0}
     assert [field.id for field in find_fields(f'{tmp_path}/*/*.fit')] == ['two']
+    # Maps of a run in the same folder.
+    _write(tmp_path / 'run/depth.fits')
+    (tmp_path / 'run/run.json').write_text('{}')
+    assert len(find_fields(tmp_path)) == 3
     with pytest.raises(FileNotFoundError, match=r'fields must name files.*none'):
         find_fields(f'{tmp_path}/*.fz')
     with pytest.raises(FileNotFoundError, match='with none'):
@@ -54,6 +58,10 @@ def test_ids_are_unique(tmp_path):
     assert fields[0].paths() == paths[:1]
     with pytest.raises(ValueError, match='fields must have an id each'):
         find_fields([paths[0], paths[0]])
+    names = [
+        field.id for field in find_fields(['süd 1.fits', 'nord/é.fits', '星.fits'])
+    ]
+    assert names == ['s-xfcd-1', 'xe9', 'u661f']
 
 
 def test_table_of_files_and_bands(tmp_path):
@@ -72,6 +80,21 @@ def test_table_of_files_and_bands(tmp_path):
         find_fields(table[[0, 0]])
     with pytest.raises(ValueError, match="column 'file'; got id, band"):
         find_fields(table['id', 'band'])
+
+
+def test_paths_of_a_table_and_of_options_are_absolute(tmp_path, monkeypatch):
+    """
+    Workers may be in other folders.
+    """
+    path, psf = _write(tmp_path / '1.fits'), tmp_path / 'psf.fits'
+    psf.write_bytes(b'')
+    monkeypatch.chdir(tmp_path)
+    table = Table({'file': ['1.fits'], 'psf': ['psf.fits']})
+    options = {'mask': 'MASK', 'weight': {'r': '1.fits[0]'}}
+    [field] = find_fields(table, **options)
+    assert field.paths() == [path, str(psf)]
+    assert field.options['mask'] == 'MASK'
+    assert field.options['weight'] == {'r': f'{path}[0]'}
 
 
 def test_ref_is_plain(tmp_path):

@@ -22,6 +22,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import QTable, Table
 from distributed import Client, LocalCluster
+from pyarrow import dataset
 
 from bliss_astro import Encoder
 from bliss_astro._atomic import lock_folder
@@ -104,6 +105,53 @@ def test_resume(client, fields, tmp_path):
     assert len(new) == 12
 
 
+def test_products_are_of_what_is_done(client, fields, tmp_path):
+    """
+    Also when a file changes in one session, fails later, or the writing was stopped.
+    """
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    (folder / '.tmp-of-a-killed-process').write_text('')
+    paths = [Path(field.files['']) for field in fields]
+
+    def run():
+        survey = run_survey(fields[:2], folder, client=client, **QUIET)
+        rows = dataset.dataset(folder / 'catalog' / 'dataset').to_table()
+        assert len(rows) == survey.fields['n_rows'].sum()
+        expected = np.nansum(survey.fields['expected_count'])
+        assert survey.expected_counts() == pytest.approx(expected, rel=1e-3)
+        return survey
+
+    assert 'bliss_astro' in run().rows().meta['version']
+    paths[1].write_bytes(paths[2].read_bytes())
+    assert len(run().fields) == 2
+    # As if it had been killed while the catalogue was made.
+    for path in (folder / 'catalog').glob('*properties'):
+        path.write_text(path.read_text().replace('bliss_astro_fields=', 'x='))
+    (folder / 'catalog/dataset/_metadata').write_text('')
+    for path in (folder / 'catalog/dataset').glob('*/*/*.parquet'):
+        path.unlink()
+    run()
+    paths[1].write_bytes(b'')
+    assert list(run().fields['status']) == ['done', 'failed']
+    paths[0].write_bytes(b'')
+    with pytest.warns(UserWarning, match='no catalogue and maps'):
+        run_survey(fields[:2], folder, client=client, **QUIET)
+    assert {path.name for path in folder.iterdir()} == {
+        'fields',
+        'fields.ecsv',
+        'run.json',
+    }
+
+
+def test_workers_that_come_later(client, fields, tmp_path, monkeypatch):
+    seen = iter([{}])
+    monkeypatch.setattr(client, 'nthreads', lambda: next(seen, {'worker': 1}))
+    with pytest.warns(UserWarning, match='no workers yet'):
+        survey = run_survey(fields[:1], tmp_path / 'run', client=client, **QUIET)
+    assert list(survey.fields['status']) == ['done']
+
+
 def test_other_runs_are_not_mixed(client, fields, tmp_path):
     folder = tmp_path / 'run'
     run_survey(fields[:1], folder, client=client, **QUIET)
@@ -132,7 +180,7 @@ def test_other_runs_are_not_mixed(client, fields, tmp_path):
         run_survey(fields, tmp_path / 'other', client=client, overwrite=True)
 
 
-def test_arguments(fields, tmp_path):
+def test_arguments(fields, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='fields must have a field'):
         run_survey([], tmp_path / 'run')
     with pytest.raises(TypeError, match='fields must be FieldRef; got str'):
@@ -143,6 +191,10 @@ def test_arguments(fields, tmp_path):
         run_survey([fields[0], fields[0]], tmp_path / 'run')
     with pytest.raises(TypeError, match="no argument 'tresholds'"):
         run_survey(fields, tmp_path / 'run', tresholds=0.3)
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
+    with pytest.raises(ModuleNotFoundError, match=r'pyarrow: .*bliss_astro\[survey\]'):
+        run_survey(fields, tmp_path / 'new')
+    assert not (tmp_path / 'new').exists()
 
 
 def test_damaged_files(client, fields, tmp_path):
@@ -300,6 +352,8 @@ def _workers(parent):
 
 
 @pytest.mark.slow
+# Its worker may come after the first field.
+@pytest.mark.filterwarnings('ignore:the cluster has no workers yet')
 def test_lost_scheduler(fields, tmp_path):
     """
     A scheduler that is killed ends the run with a message.

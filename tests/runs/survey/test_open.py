@@ -19,6 +19,7 @@ from bliss_astro.rendering._scene import ModelRenderer, Sources
 from bliss_astro.runs import catalog_field, find_fields, open_survey
 from bliss_astro.runs._merge import owners
 from bliss_astro.runs._sky import axes_at, chord, to_vectors
+from bliss_astro.runs._table import row_of
 
 OPTIONS = {'fwhm': 3.6, 'effective_gain': 1.0, 'background': 865.0, 'bkg_error': 29.4}
 OPTIONS |= {'unit': 'electron'}
@@ -276,6 +277,28 @@ def test_bad_folders_and_runs_without_sky(make_field, tmp_path):
             call()
     with pytest.warns(Warning, match='no catalogue and maps'):
         survey.write()
+
+
+@pytest.mark.parametrize(('key', 'value'), [('unit', 'nmgy'), ('band', 'g')])
+def test_fields_of_other_units_or_bands(make_survey, tmp_path, key, value):
+    make_survey(tmp_path / 'run', [(0, 0), (90, 0)], n=50)
+    for name, own in (('f00', 'electron' if key == 'unit' else 'r'), ('f01', value)):
+        path = tmp_path / 'run' / 'fields' / f'{name}.json'
+        record = json.loads(path.read_text())
+        record['marginals'][key] = own
+        path.write_text(json.dumps(record))
+    survey = open_survey(tmp_path / 'run')
+    for call in (survey.rows, survey.expected_counts, survey.maps, survey.write):
+        with pytest.raises(ValueError, match=rf'different {key}s .*f00.*f01 {value}\)'):
+            call()
+    path.unlink()
+    survey.refresh()
+    survey.write()
+
+
+def test_missing_bands_in_the_table_of_fields():
+    row = row_of({'field': 'a', 'status': 'done', 'bands': [None], 'reason': ''})
+    assert row['bands'] == ''
 
 
 def test_damaged_marginals_are_named(make_survey, tmp_path):
