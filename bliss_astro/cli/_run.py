@@ -65,7 +65,11 @@ def run_run(options):
     print(f'done     {table.meta["done"]}')
     print(f'skipped  {table.meta["skipped"]} (done before)')
     print(f'failed   {len(failed)}')
-    print(f'sources  {sum(row["n_rows"] for row in table)}')
+    strange = sum(bool(row['findings'] or row['warnings']) for row in table)
+    print(
+        f'warned   {strange} (findings of the self-check or warnings, see the report)'
+    )
+    print(f'rows     {sum(row["n_rows"] for row in table)} (of all fields)')
     print(f'folder   {options.output}')
     print(f'report   {report}')
     return int(bool(failed))
