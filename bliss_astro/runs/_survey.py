@@ -7,6 +7,7 @@ import collections
 import contextlib
 import functools
 import json
+import os
 import shutil
 import signal
 import socket
@@ -36,6 +37,8 @@ from ._table import RETURNED, row_of, write_table
 _AHEAD = 3
 # Seconds between looks at the number of workers, and between tables of the fields.
 _LOOK, _SAVE = 5.0, 60.0
+# Dask makes workers return memory at once, so that each operation asks for it again.
+_KEEP_MEMORY = {'distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_': None}
 # Files and folders of a run.
 _PARTS = ('fields', 'catalog', 'fields.ecsv', 'encoder.safetensors', 'encoder.json')
 _PARTS += ('mosaics', 'depth.fits', 'completeness.fits', 'report.html', 'run.json')
@@ -354,6 +357,7 @@ def _work(field, output, job):
 @contextlib.contextmanager
 def _client_of(client, workers):
     """Client of a cluster: of this machine, of an address, or as it is."""
+    import dask
     from distributed import Client, LocalCluster
 
     if isinstance(client, Client):
@@ -362,7 +366,12 @@ def _client_of(client, workers):
     with contextlib.ExitStack() as stack:
         if client is None:
             own = {'n_workers': workers, 'threads_per_worker': 1, 'processes': True}
+            # Workers have variables of the environment, which are set in this process
+            # too and taken away at the end.
+            before = {*os.environ}
+            stack.callback(lambda: [os.environ.pop(k) for k in {*os.environ} - before])
             # The page moves to another port where that is in use.
+            stack.enter_context(dask.config.set(_KEEP_MEMORY))
             with collect_warnings(UserWarning), _interrupts_ignored():
                 client = LocalCluster(**own, dashboard_address='127.0.0.1:8787')
             stack.enter_context(client)

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import dask
 import numpy as np
@@ -28,6 +29,7 @@ from bliss_astro import Encoder
 from bliss_astro._atomic import lock_folder
 from bliss_astro.cli import main
 from bliss_astro.runs import FieldRef, catalog_field, find_fields, run_survey
+from bliss_astro.runs._survey import _KEEP_MEMORY
 
 QUIET = {'progress_bar': False}
 
@@ -42,7 +44,8 @@ def client():
     # A field fails when it has cost one worker.
     allowed = {'distributed.scheduler.allowed-failures': 0}
     with (
-        dask.config.set(allowed),
+        mock.patch.dict(os.environ),
+        dask.config.set(allowed | _KEEP_MEMORY),
         LocalCluster(**own) as cluster,
         Client(cluster) as client,
     ):
@@ -289,8 +292,10 @@ def test_command(client, images, tmp_path, capsys):
     assert 'leave out --survey' in capsys.readouterr().err
 
 
+# Jobs in the background of a shell ignore Ctrl-C.
 _SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from bliss_astro.cli import main
 if __name__ == '__main__':
     raise SystemExit(main(sys.argv[1:]))
