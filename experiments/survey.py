@@ -24,7 +24,6 @@ from harness import Benchmark
 
 from bliss_astro import detect_many, detect_sources
 from bliss_astro.runs import catalog_field, find_fields, run_survey
-from bliss_astro.runs._survey import _client_of
 from bliss_astro.surveys.sdss import read_field
 
 SIDE, SMALL = 512, 32
@@ -68,7 +67,17 @@ def loop(fields):
 
 def on_cluster(fields, output, workers):
     """Seconds of a run on workers that have started and loaded their encoder."""
-    with _client_of(None, workers) as client:
+    import dask
+    from distributed import Client, LocalCluster
+
+    own = {'n_workers': workers, 'threads_per_worker': 1, 'dashboard_address': None}
+    # As run_survey starts its own workers.
+    keep = {'distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_': None}
+    with (
+        dask.config.set(keep),
+        LocalCluster(**own) as cluster,
+        Client(cluster) as client,
+    ):
         warm = Path(f'{output}-warm')
         run_survey(fields[: 2 * workers], warm, client=client, **QUIET)
         return seconds(lambda: run_survey(fields, output, client=client, **QUIET))

@@ -119,7 +119,7 @@ def test_warnings_are_in_the_record(fields, tmp_path):
 
 def test_options_are_the_same_for_all(fields, tmp_path):
     with pytest.raises(TypeError, match='run_survey has no argument'):
-        catalog_field(fields[0], tmp_path, tresholds=0.5)
+        catalog_field(fields[0], tmp_path, thresholdd=0.5)
     with pytest.raises(TypeError, match="has no argument 'rng'"):
         catalog_field(fields[0], tmp_path, rng=3)
     with pytest.raises(TypeError, match='options of a run are the same for all'):

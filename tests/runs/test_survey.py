@@ -193,8 +193,8 @@ def test_arguments(fields, tmp_path, monkeypatch):
         run_survey(fields, tmp_path / 'run', client='tcp://here:1', workers=2)
     with pytest.raises(ValueError, match='fields must have an id each'):
         run_survey([fields[0], fields[0]], tmp_path / 'run')
-    with pytest.raises(TypeError, match="no argument 'tresholds'"):
-        run_survey(fields, tmp_path / 'run', tresholds=0.3)
+    with pytest.raises(TypeError, match="no argument 'thresholdd'"):
+        run_survey(fields, tmp_path / 'run', thresholdd=0.3)
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
     with pytest.raises(ModuleNotFoundError, match=r'pyarrow: .*bliss_astro\[survey\]'):
         run_survey(fields, tmp_path / 'new')
