@@ -280,7 +280,10 @@ def each_once(sweep, tiles, probability, accepted, pairs):
     pair, where = torch.unique(pair, return_inverse=True)
     share = share.new_zeros(len(pair)).scatter_reduce(0, where, share, 'amax')
     k, other = place[pair // n], place[pair % n]
-    use = (k >= 0) & (other >= 0) & ~(accepted[k] & accepted[other])
+    # Tiles may be seen from beside them alone.
+    both = (k >= 0) & (other >= 0)
+    k, other, share = k[both], other[both], share[both]
+    use = ~(accepted[k] & accepted[other])
     key = probability + accepted.to(probability)
     less = torch.where(key[k] >= key[other], other, k)[use]
     return probability.scatter_reduce(0, less, (1 - share)[use], 'prod')
