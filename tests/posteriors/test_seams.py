@@ -8,6 +8,7 @@ weights and that tiles which know nothing of each other would break.
 
 import copy
 import dataclasses
+import types
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import torch
 from bliss_astro import CoaddSimulator
 from bliss_astro.encoders import Encoder, EncoderInputs
 from bliss_astro.posteriors import TilePosterior, find_sources
+from bliss_astro.posteriors._borders import each_once
 from bliss_astro.priors import StarPrior
 
 SIZE = 4  # px, side of a tile
@@ -242,3 +244,24 @@ def test_tiles_beyond_borders_are_described_once(monkeypatch):
     assert len(described) > 1
     for rows in described:
         assert len(rows.unique(dim=0)) == len(rows)
+
+
+@pytest.mark.parametrize('places', [[], [3], [3, 4]])
+def test_pairs_of_tiles_without_sources(places):
+    """
+    Tiles may see light of a source beside them that no tile holds.
+    """
+    catalog = types.SimpleNamespace(count=torch.zeros(1, 3, 3, dtype=torch.long))
+    numbers = torch.tensor(places, dtype=torch.long)
+    tiles = 0 * numbers, numbers // 3, numbers % 3
+    probability = torch.tensor([0.4, 0.3])[: len(places)]
+    pairs = [(torch.tensor([3]), torch.tensor([4]), torch.tensor([0.5]))]
+    found = each_once(
+        types.SimpleNamespace(catalog=catalog),
+        tiles,
+        probability,
+        torch.zeros(len(places), dtype=torch.bool),
+        pairs,
+    )
+    expected = [0.4, 0.15] if len(places) == 2 else probability.tolist()
+    assert found.tolist() == pytest.approx(expected)
