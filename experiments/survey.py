@@ -41,8 +41,10 @@ def cut_fields(data, folder, n, side, rng):
         y, x = int(rng.integers(0, ny - side)), int(rng.integers(first, nx - side))
         cut = image[y : y + side, x : x + side]
         path = folder / f'cut{k:03d}.fits'
-        data = cut.data.astype('float32')
-        fits.PrimaryHDU(data, cut.wcs.to_header()).writeto(path)
+        header = cut.wcs.to_header()
+        # Places of their own, as fields of a survey have: else all of them overlap.
+        header['CRVAL1'] += 0.2 * k
+        fits.PrimaryHDU(cut.data.astype('float32'), header).writeto(path)
         known = {'gain': cut.effective_gain, 'noise': cut.bkg_error}
         known = {name: float(np.median(value)) for name, value in known.items()}
         fwhm = float(cut.psf_at(side / 2, side / 2).fwhm)
