@@ -93,9 +93,9 @@ def main(arguments=None):
     ):
         columns = []
         for k, value in choose(images):
-            prior = {'density': float(images.density[k])}
-            prior['flux_min'] = float(images.flux_min[k])
             exposure = exposure_of(images, k)
+            prior = {'density': float(images.density[k])}
+            prior['flux_min'] = float(images.flux_min[k]) * exposure.unit
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 catalog = detect_sources(

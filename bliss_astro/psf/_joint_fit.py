@@ -207,7 +207,7 @@ def minimise(
             ended = better & (fit.chi2 - chi2 <= tolerance * fit.chi2)
             if long:
                 ended &= np.abs(d_theta).max(-1) < _CONVERGED_STEP
-            factor = np.where(better, 0.1, 10.0) ** left
+            factor = np.where(better, 0.1, np.where(left, 10.0, 1.0))
             damping = np.maximum(damping * factor, _MIN_DAMPING)
             done |= ended | (left & (damping >= _MAX_DAMPING))
             left &= ~better & ~done

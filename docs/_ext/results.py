@@ -17,6 +17,7 @@ for each value of ``rows`` and a column for each of ``columns``. A value that mi
 its target is marked; the line below has date, machine, commit and weights.
 """
 
+import re
 import sys
 from functools import cache
 from itertools import product
@@ -171,5 +172,6 @@ def _outdated(app, env, added, changed, removed):
     return [
         name
         for name, read in env.all_docs.items()
-        if read < stamp and 'results::' in Path(env.doc2path(name)).read_text()
+        if read < stamp
+        and re.search('results::|:result:', Path(env.doc2path(name)).read_text())
     ]

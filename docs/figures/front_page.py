@@ -55,10 +55,11 @@ axes = [fig.add_subplot(grid[:, 0]), *(fig.add_subplot(grid[k, 1]) for k in (0, 
 for ax in axes:
     ax.imshow(picture, cmap='gray_r', origin='lower', vmin=-1, vmax=4)
     ax.set(xticks=[], yticks=[])
-colours = plt.get_cmap('plasma')(catalog['probability'] * 0.9)
+# The most probable on top.
+rows = catalog[np.argsort(catalog['probability'])]
 axes[0].scatter(
-    catalog['x_centroid'], catalog['y_centroid'], s=70, facecolors='none',
-    edgecolors=colours, linewidths=1.3,
+    rows['x_centroid'], rows['y_centroid'], s=70, facecolors='none', linewidths=1.3,
+    edgecolors=plt.get_cmap('plasma')(rows['probability'] * 0.9),
 )  # fmt: skip
 axes[0].set_title(f'{len(catalog)} sources, coloured by probability')
 scale = plt.cm.ScalarMappable(cmap='plasma', norm=plt.Normalize(0, 1 / 0.9))

@@ -553,7 +553,7 @@ def test_joint_draws_have_the_marginals_of_rows():
         share = len(np.unique(which[near])) / n
         assert abs(share - 0.07 - row['probability']) < 0.12
         assert abs(own['is_galaxy'].mean() - row['galaxy_probability']) < 0.1
-        assert abs(np.median(own['flux']) - row['flux']) < 0.25 * row['flux_err']
+        assert abs(np.median(own['flux']) - row['flux']) < 0.35 * row['flux_err']
         off = np.nanmedian(size) - row['disk_radius']
         assert abs(off) < 0.4 * row['disk_radius_err']
         low, high = np.nanquantile(size, (0.16, 0.84))
