@@ -54,6 +54,8 @@ def show(exposure, catalog, path):
     )
     points.set_facecolor('none')
     points.set_edgecolor(points.cmap(galaxy))
+    ny, nx = image.shape
+    left.set(xlim=(-0.5, nx - 0.5), ylim=(-0.5, ny - 0.5))
     left.set(xlabel='x (px)', ylabel='y (px)')
     right.scatter(
         catalog['mag'], galaxy, c=galaxy, s=9, cmap='coolwarm', vmin=0, vmax=1
