@@ -36,7 +36,10 @@ WAVELENGTHS = {band.name: band.wavelength for band in reversed(BANDS.values())}
 """
 Effective wavelengths in nm of the bands that columns may have, by name.
 
-Those of images whose bands have names of their own are added as they are met.
+Those of images whose bands have names of their own are added as they are met, and none
+is changed. It is one for the process, as a column is known by its name alone: that of a
+band, ``flux_F814W``, from one of the user, ``flux_aper``. Which image was first decides
+no number, but the order and words of columns of bands of one name.
 """
 
 

@@ -37,7 +37,7 @@ FILES = (str, os.PathLike, fits.HDUList, *_HDUS)
 _FOR_OWN_FILES = ('psf', 'band', 'fwhm', 'mask', 'saturation', 'background')
 _CHANGES = (*_FOR_OWN_FILES, 'zero_point')
 # Arguments for images of SDSS alone.
-_OF_SDSS = {'fpm', 'tsfield', 'photofield', 'psfield', 'noise', 'bad_planes'}
+OF_SDSS = {'fpm', 'tsfield', 'photofield', 'psfield', 'noise', 'bad_planes'}
 # Largest absolute AB magnitude of a zero point.
 _MAX_ZERO_POINT = 100
 
@@ -221,7 +221,7 @@ def exposure_of_array(data, given, estimated):
 def exposure_of_hdus(hdus, location, given, estimated):
     """Make an exposure of an image in a FITS file of any maker."""
     given = dict(given)
-    refuse(_OF_SDSS & set(given), f'{file_name(hdus)!r}, not an SDSS image')
+    refuse(OF_SDSS & set(given), f'{file_name(hdus)!r}, not an SDSS image')
     plane = find_plane(hdus, location.extension, parameter='data')
     shape = plane.data.shape
     cut = location.cut(shape)
@@ -385,6 +385,12 @@ def register_fits_format(name, reader, identifier):
     """
     _FITS_FORMATS[name] = (reader, identifier)
     _register(name)
+
+
+def other_formats():
+    """Names of formats of others, whose readers may take any keyword."""
+    names = registry.get_formats(Exposure, 'Read')['Format']
+    return {*map(str, names)} - {'fits', *_FITS_FORMATS}
 
 
 def _register(name):

@@ -22,8 +22,8 @@ from ._sections import is_zarr, measures, read_section, widened
 _OF_CHUNK = 'box', 'shape', 'density', 'reference', 'prepared'
 # Places in pixels at which PSFs of one content have the same shapes.
 _PLACES = (0.0, 1e3, 1e4), (0.0, 1e3, 1e4)
-# Start of the name of what the files of a field do not hold.
-_PART = 'array:'
+# Start of the name of what the files of a field do not hold, which is no path.
+_PART = 'array://'
 
 
 class MosaicField(FieldRef):

@@ -21,6 +21,7 @@ from ._sky import FieldSky, chord
 _DEPTH_STEP, _LEVEL, _EDGE = 0.1, 1e6, 12
 # Factor of the rank of a field that has less than half of its pixels at a place.
 _MASKED = 1e-6
+LEFT_OUT = 'Of fields to be left out, remove ID.json in'
 # Pixels around a region from which rows may be the same as those inside.
 _MARGIN = 20
 
@@ -152,22 +153,11 @@ class Fields:
 
     def check(self):
         """Raise if fields have fluxes in different units or bands."""
-        for what, key in (('units', 'unit'), ('bands', 'band')):
-            first = {}
-            for field in self.all:
-                first.setdefault(field.numbers.get(key) or '', field)
-            if key == 'band':
-                # Not known.
-                first.pop('', None)
-            if len(first) > 1:
-                named = [f'{field.id} {one or "none"}' for one, field in first.items()]
-                msg = (
-                    f'fields have fluxes in different {what} ({", ".join(named[:3])}), '
-                    'and a survey has one: give each a zero_point, or each band a run '
-                    'of its own. Of fields to be left out, remove ID.json in '
-                    f'{self.all[0].folder / "fields"}.'
-                )
-                raise ValueError(msg)
+        first = {}
+        for field in self.all:
+            unit, band = (field.numbers.get(key) for key in ('unit', 'band'))
+            if text := difference(first, field.id, unit, band):
+                raise ValueError(f'{text} {LEFT_OUT} {field.folder}/fields.')
 
     def touching(self, region):
         """Those that may have pixels in a region."""
@@ -177,6 +167,25 @@ class Fields:
         near = np.array(sorted(self._tree.query_ball_point(region.middle, reach)), int)
         use = region.may_touch(self._middles[near], self._radii[near])
         return [self.all[k] for k in near[use]]
+
+
+def difference(first, name, unit, band):
+    """
+    How a field differs from those before in unit or band, in words, or None.
+
+    ``first`` has those of the first field, and is filled with them.
+    """
+    for what, value in (('units', unit or 'none'), ('bands', band)):
+        if not value:
+            continue
+        known, other = first.setdefault(what, (value, name))
+        if known != value:
+            return (
+                f'fields have fluxes in different {what} ({other} {known}, {name} '
+                f'{value}), and a survey has one: give each a zero_point, or each band '
+                'a run of its own.'
+            )
+    return None
 
 
 def read_records(folder):

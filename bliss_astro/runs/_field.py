@@ -282,6 +282,7 @@ def _facts(catalog):
     names = [name for flags in catalog['flags'] for name in decode_flags(int(flags))]
     return {
         'n_rows': len(catalog),
+        'unit': unit_text(posterior.unit),
         'expected_count': posterior.expected_counts(),
         'expected_count_error': posterior.expected_counts_error(),
         'area': scale and float((~image.mask).sum()) * (scale / 60) ** 2,

@@ -17,8 +17,10 @@ from astropy.table import Table
 from bliss_astro._arguments import require
 from bliss_astro._lazy import survey as load_survey
 from bliss_astro.exposures import Exposure
-from bliss_astro.surveys._bands import open_bands
+from bliss_astro.exposures._read import OF_SDSS, other_formats
+from bliss_astro.surveys._bands import opener
 from bliss_astro.surveys._files import absolute, list_files
+from bliss_astro.surveys.legacysurvey import read_coadd
 
 # Names that every file system takes, with room for the endings of files of a run.
 _ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._+-]{0,199}')
@@ -41,6 +43,7 @@ class FieldRef:
     files : dict of str to str
         Path or URL of the image by band, ``''`` for a band that the file states; a
         tuple of paths where the survey needs several; None for a band that is missing.
+        Relative paths, also among the options, are made absolute.
 
     survey : str, optional
         Plug-in that opens the field: ``'fits'`` for images of any camera, a folder of
@@ -71,9 +74,9 @@ class FieldRef:
     Examples
     --------
     >>> from bliss_astro.runs import FieldRef
-    >>> field = FieldRef('m13-r', {'r': 'm13.fits'}, options={'zero_point': 25.1})
+    >>> field = FieldRef('m13-r', {'r': '/m/13.fits'}, options={'zero_point': 25.1})
     >>> field.paths()
-    ['m13.fits']
+    ['/m/13.fits']
     """
 
     id: str
@@ -96,7 +99,7 @@ class FieldRef:
             options = json.loads(json.dumps(dict(self.options), default=plain_value))
         except TypeError as error:
             raise TypeError(f'options of {name!r}: {error}') from None
-        object.__setattr__(self, 'options', options)
+        object.__setattr__(self, 'options', _from_here(options))
 
     def open(self):
         """
@@ -181,10 +184,11 @@ def find_fields(where, survey='fits', *, bands=None, **options):
     Raises
     ------
     FileNotFoundError
-        If there are no such files.
+        If there are no such files, of images or for all fields.
 
     TypeError, ValueError
-        If two fields have one id, or there is no such survey.
+        If two fields have one id, there is no such survey, or it has no such option;
+        if no field has a band that is wanted.
 
     Examples
     --------
@@ -193,6 +197,11 @@ def find_fields(where, survey='fits', *, bands=None, **options):
     >>> field.id
     'm13'
     """
+    for name, text in [(n, t) for n, value in options.items() for t in _texts(value)]:
+        if '://' not in text and _ENDING.search(text):
+            is_there = os.path.exists(absolute(_path(text)))  # noqa: PTH110
+            allowed = 'name a file that is there'
+            require(is_there, name, allowed, repr(text), FileNotFoundError)
     if isinstance(where, Table):
         found = _fields_of_table(where)
     elif survey == 'fits':
@@ -200,45 +209,85 @@ def find_fields(where, survey='fits', *, bands=None, **options):
     else:
         found = _plug_in(survey).find_fields(where)
     if bands is not None:
-        for field in found:
-            field['files'] = {band: field['files'].get(band) for band in bands}
+        _choose_bands(found, bands)
     fields = []
     for one in found:
-        given = _from_here(options | one.pop('options', {}))
-        own = {'survey': survey, 'options': given}
+        own = {'survey': survey, 'options': options | one.pop('options', {})}
         fields.append(FieldRef(**own | one))
-    check_unique(fields)
+    check_fields(fields)
     return fields
 
 
-def check_unique(fields):
-    """Raise unless all ids differ, on file systems that do not tell a from A too."""
-    seen = {}
+def _choose_bands(found, bands):
+    """Leave the files of some bands, None of those that are missing."""
+    there = {band for field in found for band in field['files']}
+    known = ', '.join(sorted(there - {''}))
+    # One band, or several of one letter each.
+    bands = [bands] if isinstance(bands, str) and bands in there else list(bands)
+    allowed = "be left out, as the files are not by band (in a table, by column 'band')"
+    allowed = f'be of {known}' if known else allowed
+    require(bands and {*bands} <= there - {''}, 'bands', allowed, ', '.join(bands))
+    for field in found:
+        field['files'] = {band: field['files'].get(band) for band in bands}
+
+
+def check_fields(fields):
+    """Raise unless ids differ, and options are those of the survey."""
+    seen, kinds = {}, {}
     for field in fields:
+        # On file systems that do not tell a from A too.
         name = field.id.lower()
         got = f'{field.id!r} twice: {", ".join([*seen.get(name, ()), *field.paths()])}'
         require(name not in seen, 'fields', 'have an id each', got)
         seen[name] = field.paths()
+        kinds.setdefault(field.survey, {}).update(field.options)
+    for survey, options in kinds.items():
+        known = _keywords(survey)
+        for name in options if known else ():
+            if name not in known:
+                names = ', '.join(map(repr, sorted(known)))
+                msg = (
+                    f'{name} must be left out: survey={survey!r} has the options, or '
+                    f'columns of a table, {names}.'
+                )
+                raise ValueError(msg)
 
 
-def open_field(files, **options):
-    """
-    Read images of any camera: the plug-in ``'fits'``.
+def check_bands(fields):
+    """Raise unless some band, as far as they are known, is one of all fields."""
+    found = {}
+    for field in fields:
+        sound = not {'', None} & {*field.files, *field.files.values()}
+        if sound and 'band' not in field.options:
+            # That of a survey too: DECam.r.
+            names = frozenset(band.rpartition('.')[2] for band in field.files)
+            found.setdefault(names, field.id)
+    if found and not frozenset.intersection(*found):
+        texts = [f'{name} {", ".join(sorted(own))}' for own, name in found.items()]
+        allowed = 'have a band in common (if not, give each band a run of its own)'
+        require(False, 'fields', allowed, '; '.join(texts[:3]))
 
-    A dict among the options has a value for each band.
-    """
 
-    def read(path, band, /, **own):
-        return _read(path, **{'band': band} | own)
+def _keywords(survey):
+    """Names of the options of fields of a survey, or None where they may be any."""
+    if survey == 'mosaic':
+        return None
+    if survey != 'fits':
+        return getattr(_plug_in(survey).open_field, 'keywords', None)
+    return None if other_formats() else open_field.keywords
 
-    return open_bands(files, read, options)
 
-
-def _read(path, **options):
+def _read(path, band, /, **options):
+    options = {'band': band} | options
     if '://' not in path:
         return Exposure.read(path, **options)
     with fits.open(path, use_fsspec=True) as hdus:
         return Exposure.read(hdus, **options)
+
+
+# Images of any camera, with options of surveys whose images are recognised: 'fits'.
+open_field = opener(_read, read_coadd)
+open_field.keywords |= {'extension', 'format', *OF_SDSS}
 
 
 def _plug_in(name):
@@ -252,7 +301,7 @@ def _plug_in(name):
 def _images(where):
     """Paths of images: those that are named, and FITS files of a folder or glob."""
     paths = list_files(where)
-    if len(paths) == 1 or not isinstance(where, str | os.PathLike):
+    if not isinstance(where, str | os.PathLike) or paths == [absolute(str(where))]:
         return paths
     found = [path for path in paths if _ENDING.search(path)]
     # Maps of a run in the same folder are none.
@@ -288,7 +337,7 @@ def _fields_of_table(table):
             band not in field['files'], 'fields', allowed, f'{own!r} {band!r} twice'
         )
         field['files'][band] = (
-            None if np.ma.is_masked(row['file']) else absolute(str(row['file']))
+            None if np.ma.is_masked(row['file']) else str(row['file'])
         )
         for name in set(table.colnames) - {'id', 'file', 'band'}:
             if not np.ma.is_masked(row[name]):
@@ -327,21 +376,24 @@ def _texts(value):
 
 
 def _from_here(value):
-    """A value in which names of files are absolute, as workers may be elsewhere."""
+    """A value in which names of files are absolute."""
     if isinstance(value, Mapping):
         return {key: _from_here(one) for key, one in value.items()}
-    if isinstance(value, str | os.PathLike):
-        path = _path(os.fspath(value))
-        if Path(path).suffix and os.path.isfile(path):  # noqa: PTH113
-            return absolute(os.fspath(value))
+    if isinstance(value, str) and '://' not in value and not os.path.isabs(value):  # noqa: PTH117
+        path = _path(absolute(value))
+        # Words, and names of extensions, are no files.
+        plain = os.sep not in value and not Path(path).suffix
+        # No pathlib, for which a long text is an error.
+        if not plain and os.path.exists(path):  # noqa: PTH110
+            return absolute(value)
     return value
 
 
 def _as_text(file):
-    """A path, or several, as text."""
+    """A path, or several, as text, absolute, as workers may be elsewhere."""
     if file is None or isinstance(file, str | os.PathLike):
-        return None if file is None else os.fspath(file)
-    return tuple(map(os.fspath, file))
+        return None if file is None else absolute(os.fspath(file))
+    return tuple(absolute(os.fspath(one)) for one in file)
 
 
 def plain_value(value):

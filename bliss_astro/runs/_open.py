@@ -356,7 +356,7 @@ class Survey:
             for name in ('depth.fits', 'completeness.fits'):
                 (self.path / name).unlink(missing_ok=True)
             warn(
-                f'no field of {self.path} has a place on the sky: no catalogue and maps'
+                f'no field of {self.path} is done and on the sky: no catalogue and maps'
             )
             return
         # The catalogue last: where it is current, all is.

@@ -6,28 +6,25 @@ Runs over many fields on dask.distributed: what is done, what is left, what fail
 import collections
 import contextlib
 import functools
-import json
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 
-from bliss_astro._arguments import as_list, check_integer, require, require_type
-from bliss_astro._atomic import atomic_write, lock_folder
+from bliss_astro._arguments import as_list, check_integer, must, require, require_type
+from bliss_astro._atomic import lock_folder
 from bliss_astro._warnings import collect_warnings, warn
-from bliss_astro.catalog._meta import default_meta
-from bliss_astro.encoders import Encoder
 from bliss_astro.encoders._weights import DEFAULT_ENCODER
 
-from ._field import Job, check_packages, read_record, work_on, write_record
-from ._fields import FieldRef, check_unique
+from ._done import LEFT_OUT, difference
+from ._field import check_packages, read_record, work_on, write_record
+from ._fields import FieldRef, check_bands, check_fields
+from ._folder import make_folder, write_provenance
 from ._open import open_survey
 from ._prepare import prepare_all
 from ._table import RETURNED, row_of, write_table
@@ -35,13 +32,12 @@ from ._table import RETURNED, row_of, write_table
 # Fields for each thread of the workers that are submitted ahead: one that is worked on,
 # one that waits for it there, and one at the scheduler.
 _AHEAD = 3
+# Fields of one unit and band after which another one fails, and stops no run.
+_SETTLED = 10
 # Seconds between looks at the number of workers, and between tables of the fields.
 _LOOK, _SAVE = 5.0, 60.0
 # Dask makes workers return memory at once, so that each operation asks for it again.
 _KEEP_MEMORY = {'distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_': None}
-# Files and folders of a run.
-_PARTS = ('fields', 'catalog', 'fields.ecsv', 'encoder.safetensors', 'encoder.json')
-_PARTS += ('mosaics', 'depth.fits', 'completeness.fits', 'report.html', 'run.json')
 
 
 def run_survey(
@@ -119,8 +115,8 @@ def run_survey(
     ModuleNotFoundError
         If packages of the extra ``survey`` are missing.
 
-    RuntimeError
-        If the scheduler is lost.
+    ConnectionError, RuntimeError
+        If the scheduler cannot be reached; if it is lost.
 
     Warns
     -----
@@ -128,7 +124,8 @@ def run_survey(
         If the cluster has no workers yet, or no field has a place on the sky.
 
     TypeError, ValueError
-        If an argument is not allowed.
+        If an argument is not allowed; if the first fields have fluxes in different
+        units or reference bands. A later one that differs from them fails.
 
     Examples
     --------
@@ -140,17 +137,17 @@ def run_survey(
     for field in fields:
         require_type('fields', field, FieldRef)
     require(bool(fields), 'fields', 'have a field', 'none')
-    check_unique(fields)
+    check_fields(fields)
+    check_bands(fields)
     retries = check_integer('retries', retries)
     if workers is not None:
         require(client is None, 'workers', 'be left out with a client', workers)
         workers = check_integer('workers', workers, 1)
-    output = Path(output).expanduser().absolute()
     check_packages()
-    _check_folder(output)
-    output.mkdir(parents=True, exist_ok=True)
+    output = make_folder(output)
     with lock_folder(output, work='run'), contextlib.ExitStack() as stack:
-        job = _prepare(output, encoder, {'threshold': threshold} | options, overwrite)
+        options = {'threshold': threshold} | options
+        job = write_provenance(output, encoder, options, overwrite)
         # Workers are started when there is work.
         connect = functools.cache(
             lambda: stack.enter_context(_client_of(client, workers))
@@ -165,72 +162,6 @@ def run_survey(
     return survey
 
 
-def _check_folder(output):
-    """Raise if a folder has anything but a run."""
-    if output.is_dir() and not (output / 'run.json').is_file():
-        names = {path.name for path in output.iterdir()} - {*_PARTS, '.lock'}
-        # Those of a process that was killed while it wrote are removed later.
-        strange = sorted(name for name in names if not name.startswith('.tmp-'))
-        if strange:
-            msg = (
-                f'output must be a new folder or that of a run; {output} has other '
-                f'files: {", ".join(strange[:3])}'
-            )
-            raise FileExistsError(msg)
-
-
-def _prepare(output, encoder, options, overwrite):
-    """Write the provenance of a run, unless it is there; return its job."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = encoder
-        if isinstance(encoder, Encoder):
-            path = Path(folder, 'encoder.safetensors')
-            encoder.save(path)
-        job = Job(path, options)
-    run = default_meta() | {'encoder': job.name} | job.provenance
-    old = None
-    with contextlib.suppress(OSError, ValueError):
-        old = json.loads((output / 'run.json').read_text())
-    differs = _differences(old, run) if old else []
-    if differs and not overwrite:
-        msg = (
-            f'the folder {output} holds another run: {"; ".join(differs)}. Take '
-            'another folder, or pass overwrite=True to delete that run.'
-        )
-        raise FileExistsError(msg)
-    if differs:
-        # The provenance last: all that is left before was of that run.
-        for path in (output / name for name in _PARTS):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    (output / 'fields').mkdir(exist_ok=True)
-    if isinstance(encoder, Encoder):
-        job.encoder = str(output / 'encoder.safetensors')
-        encoder.save(job.encoder, overwrite=True)
-    if not old or differs:
-        with atomic_write(output / 'run.json', overwrite=True) as path:
-            path.write_text(json.dumps(run, indent=1))
-    # Files of processes that were killed while they wrote.
-    for path in [*(output / 'fields').glob('.tmp-*'), *output.glob('.tmp-*')]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    return job
-
-
-def _differences(old, new):
-    """How the provenance of a run differs from that of another, in words."""
-
-    def parts(run):
-        version, digest = run['version'].get('bliss_astro'), run['encoder_sha256']
-        encoder = f'{run["encoder"]} ({digest[:12]})'
-        return {'bliss_astro': version, 'encoder': encoder} | run['options']
-
-    old, new = parts(old), parts(new)
-    return [
-        f'{name} {old.get(name)}, not {new.get(name)}'
-        for name in {**old, **new}
-        if old.get(name) != new.get(name)
-    ]
-
-
 class _Run:
     """Fields on their way through the workers."""
 
@@ -239,6 +170,8 @@ class _Run:
         self.shown = progress_bar
         # Lines of the table, of fields of earlier calls too.
         self.rows, self.saved, self.pause = {}, time.monotonic(), _SAVE
+        # Unit and band of fluxes, and the number of fields that have them.
+        self.first, self.n_alike = {}, 0
         self.todo, self.tries = collections.deque(), collections.Counter()
         own = {field.id for field in fields}
         for path in (output / 'fields').glob('*.json'):
@@ -254,9 +187,19 @@ class _Run:
         self.counts |= {'done': 0, 'failed': 0}
 
     def add(self, record):
-        """Take a line of the table from a record."""
-        if record is not None:
-            self.rows[record['field']] = row_of(record)
+        """Take a line of the table from a record, failed if it is of no one survey."""
+        if record is None:
+            return
+        # Without a place on the sky it is in no catalogue.
+        if record['status'] == 'done' and record['footprint']:
+            name, (band, *_) = record['field'], record['bands']
+            text = difference(self.first, name, record.get('unit'), band)
+            if text and self.n_alike < _SETTLED:
+                raise ValueError(f'{text} {LEFT_OUT} {self.output}/fields.')
+            if text:
+                record |= self.failed(name, text)
+            self.n_alike += 1
+        self.rows[record['field']] = row_of(record)
 
     def work(self, connect):
         """Work on all fields that are not done."""
@@ -329,8 +272,12 @@ class _Run:
             return None
         if not isinstance(error, KilledWorker):
             raise error
-        reason = f'KilledWorker: {" ".join(str(error).split())}'
-        record = {'field': field.id, 'key': '', 'status': 'failed', 'reason': reason}
+        text = ' '.join(str(error).split())
+        return self.failed(field.id, f'KilledWorker: {text}')
+
+    def failed(self, name, reason):
+        """Write the record of a field that failed, and return it."""
+        record = {'field': name, 'key': '', 'status': 'failed', 'reason': reason}
         record |= {'checksums': {}, 'seconds': {}, 'n_rows': 0, 'warnings': []}
         write_record(self.output, record)
         return record
@@ -375,7 +322,13 @@ def _client_of(client, workers):
             with collect_warnings(UserWarning), _interrupts_ignored():
                 client = LocalCluster(**own, dashboard_address='127.0.0.1:8787')
             stack.enter_context(client)
-        yield stack.enter_context(Client(client))
+        try:
+            opened = Client(client)
+        except (OSError, ValueError) as error:
+            allowed = "be the address of a scheduler that runs, 'tcp://HOST:8786'"
+            got = f'{client!r} ({" ".join(str(error).split())})'
+            raise ConnectionError(must('client', allowed, got)) from error
+        yield stack.enter_context(opened)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ _UNITS |= {'pixel_scale': u.arcsec / u.pix, 'ra': u.deg, 'dec': u.deg}
 _TYPES = dict.fromkeys(_TEXTS, str) | {'n_rows': int}
 _TYPES |= dict.fromkeys(('seconds', *_NUMBERS, 'ra', 'dec'), float)
 # Entries of a record that a line needs.
-RETURNED = {'seconds', 'footprint', 'n_rows', *_TEXTS, *_NUMBERS}
+RETURNED = {'seconds', 'footprint', 'n_rows', 'unit', *_TEXTS, *_NUMBERS}
 
 
 def row_of(record):

@@ -3,6 +3,7 @@
 Bands of a field from files of a survey, and the noise that such files state.
 """
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from scipy.ndimage import distance_transform_edt
 from bliss_astro._arguments import require
 from bliss_astro._fits import header_wcs
 from bliss_astro._warnings import warn
-from bliss_astro.exposures import ExposureSet
+from bliss_astro.exposures import Exposure, ExposureSet
 from bliss_astro.exposures._sky import noise_of
 from bliss_astro.units import median_and_scatter
 
@@ -66,33 +67,70 @@ def footprint(path, extension=None):
     return None
 
 
-def open_bands(files, read, options):
+def opener(read, *readers):
     """
-    Read the files of a field: an exposure, or a set of those of several bands.
+    Make ``open_field`` of a survey.
 
-    ``read`` makes an exposure of a path, a band (None where the file states it) and
-    keywords; a dict among the ``options`` has a value for each band. Bands on other
-    pixels than the first are resampled to these, by their WCS.
+    ``read`` makes an exposure of a path, the band that the names of files state, or
+    None, and keywords: those of ``readers`` and of `Exposure`. Bands on other pixels
+    than the first are resampled to these, by their WCS.
     """
-    exposures = {}
-    for band, path in files.items():
-        require(
-            isinstance(path, str), 'files', 'be one path for each band', f'{path!r:.60}'
-        )
-        own = {
-            name: value.get(band) if isinstance(value, Mapping) else value
-            for name, value in options.items()
-        }
-        own = {name: value for name, value in own.items() if value is not None}
-        stated = own.pop('band', None) or band or None
-        exposures[band] = read(path, stated, **own)
-    if len(exposures) == 1:
-        return next(iter(exposures.values()))
-    if all(exposure.wcs is None for exposure in exposures.values()):
-        return ExposureSet(exposures)
-    from bliss_astro.coadds import align_bands
 
-    return align_bands(exposures)
+    def open_field(files, **options):
+        """
+        Read the images of a field that `find_fields` has found.
+
+        Parameters
+        ----------
+        files : dict of str to str
+            Image by band.
+
+        **options
+            Keywords of the functions of this survey that read an image; a dict has a
+            value for each band.
+
+        Returns
+        -------
+        exposure : `~bliss_astro.exposures.Exposure` or \
+                `~bliss_astro.exposures.ExposureSet`
+            The exposure, or those of several bands on the pixels of the first.
+
+        Raises
+        ------
+        OSError, ValueError
+            As these functions.
+        """
+        exposures = {}
+        for band, path in files.items():
+            is_one, got = isinstance(path, str), f'{path!r:.60}'
+            require(is_one, 'files', 'be one path for each band', got)
+            own = {
+                name: value.get(band) if isinstance(value, Mapping) else value
+                for name, value in options.items()
+            }
+            own = {name: value for name, value in own.items() if value is not None}
+            exposures[band] = read(path, band or None, **own)
+        if len(exposures) == 1:
+            return next(iter(exposures.values()))
+        if all(exposure.wcs is None for exposure in exposures.values()):
+            return ExposureSet(exposures)
+        from bliss_astro.coadds import align_bands
+
+        return align_bands(exposures)
+
+    open_field.__module__ = read.__module__
+    open_field.keywords = keywords_of(*readers) | _OF_IMAGES
+    return open_field
+
+
+def keywords_of(*functions):
+    """Names of the keywords of functions that read images."""
+    every = (inspect.signature(one).parameters.values() for one in functions)
+    return {p.name for one in every for p in one if p.kind is p.KEYWORD_ONLY}
+
+
+# Keywords of all images but those of SDSS.
+_OF_IMAGES = keywords_of(Exposure) | {'weight', 'fwhm', 'zero_point'}
 
 
 def split_variance(signal, variance, good, photons=None):

@@ -26,7 +26,7 @@ def list_files(where, ending='', *, parameter='fields'):
         several = isinstance(where, Iterable)
         require(several, parameter, allowed, type(where).__name__, TypeError)
         return [absolute(os.fspath(path)) for path in where]
-    text = os.fspath(where)
+    text = absolute(os.fspath(where))
     if Path(text).is_dir():
         found = [str(path) for path in Path(text).rglob(f'*{ending}')]
     elif _WILD & set(text) and '://' not in text:
@@ -37,12 +37,15 @@ def list_files(where, ending='', *, parameter='fields'):
         found = [text] * (is_file or '://' in text)
     if not found:
         raise FileNotFoundError(must(parameter, 'name files', f'{text!r} with none'))
-    return sorted(absolute(path) for path in found if not Path(path).is_dir())
+    return sorted(path for path in found if not Path(path).is_dir())
 
 
 def absolute(path):
-    """The absolute path of a file, or a URL, as text."""
-    return path if '://' in path else str(Path(path).absolute())
+    """The absolute path of a file, also of one in ``~``, or a URL, as text."""
+    if '://' in path:
+        return path
+    # A ~ may be a part of the name as well.
+    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111
 
 
 def beside(paths):

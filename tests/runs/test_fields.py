@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from astropy.io import fits
+from astropy.io import fits, registry
 from astropy.table import MaskedColumn, Table
 from astropy.utils.exceptions import AstropyUserWarning
 
 from bliss_astro import OutOfDomainWarning
-from bliss_astro.runs import FieldRef, find_fields
+from bliss_astro._lazy import _SURVEYS
+from bliss_astro.exposures import Exposure
+from bliss_astro.runs import FieldRef, fields_of, find_fields, run_survey
+from bliss_astro.runs._fields import _keywords
 
 
 def _write(path, seed=0, **cards):
@@ -38,6 +41,10 @@ def test_folder_glob_and_list(tmp_path):
     _write(tmp_path / 'run/depth.fits')
     (tmp_path / 'run/run.json').write_text('{}')
     assert len(find_fields(tmp_path)) == 3
+    (tmp_path / 'text').mkdir()
+    (tmp_path / 'text' / 'readme.txt').write_text('no image')
+    with pytest.raises(ValueError, match='fields must name FITS images; got 1 other'):
+        find_fields(tmp_path / 'text')
     with pytest.raises(FileNotFoundError, match=r'fields must name files.*none'):
         find_fields(f'{tmp_path}/*.fz')
     with pytest.raises(FileNotFoundError, match='with none'):
@@ -95,15 +102,85 @@ def test_paths_of_a_table_and_of_options_are_absolute(tmp_path, monkeypatch):
     assert field.paths() == [path, str(psf)]
     assert field.options['mask'] == 'MASK'
     assert field.options['weight'] == {'r': f'{path}[0]'}
+    by_hand = FieldRef('1', {'': '1.fits'}, options={'psf': 'psf.fits'} | options)
+    assert by_hand == field
+    monkeypatch.setenv('HOME', str(tmp_path))
+    home = FieldRef('1', {'': '~/1.fits'}, options={'psf': '~/psf.fits'} | options)
+    assert home == field
+    for where in ('~', '~/*.fits', '~/1.fits'):
+        assert find_fields(where)[-1].files in ({'': path}, {'': str(psf)})
+    url = 's3://here/1.fits[0]'
+    files = {'g': (url, '~none.fits'), 'r': None}
+    expected = {'g': (url, f'{tmp_path}/~none.fits'), 'r': None}
+    assert FieldRef('1', files).files == expected
+    (tmp_path / 'a.zarr' / 'w').mkdir(parents=True)
+    [field] = fields_of('1.fits', 256, name='m')
+    assert field.files == {'': path}
+    field = field.with_options({}, weight='a.zarr/w')
+    assert field.options['weight'] == f'{tmp_path}/a.zarr/w'
+    known = {'background': 0, 'bkg_error': 1, 'effective_gain': 1, 'fwhm': 3}
+    [field] = fields_of(np.ones((300, 300)), 512, name='m', **known)
+    assert pickle.loads(pickle.dumps(field)).open().shape == (300, 300)
+    assert not field.paths()
+
+
+def test_bands_and_options_that_there_are_not(tmp_path):
+    """
+    They are found before the work, not once for each field.
+    """
+    path = _write(tmp_path / '1.fits')
+    with pytest.raises(ValueError, match=r"bands must be left out.* column 'band'"):
+        find_fields(tmp_path, bands='gr')
+    table = Table({'file': [path], 'band': ['F200W']})
+    with pytest.raises(ValueError, match='bands must be of F200W; got F200W, F444W'):
+        find_fields(table, bands=['F200W', 'F444W'])
+    assert list(find_fields(table, bands='F200W')[0].files) == ['F200W']
+    known = r"zeropoint must be left out: .* 'background', .* 'zero_point'"
+    table['zeropoint'] = [25.0]
+    with pytest.raises(ValueError, match=known):
+        find_fields(table)
+    with pytest.raises(
+        FileNotFoundError, match=r"psf must .* there; got 'p.fits\[1\]'"
+    ):
+        find_fields(path, psf='p.fits[1]')
+    with pytest.raises(ValueError, match=r"psff must .*survey='fits'"):
+        find_fields(path, psff=3.0)
+    frame = 'frame-r-002583-2-0136.fits'
+    with pytest.raises(ValueError, match=r"fwhm must .*survey='sdss'.*'bad_planes'"):
+        find_fields([frame], 'sdss', fwhm=3.0)
+    field = FieldRef('x', {'r': frame}, 'sdss', {'fwhm': 3.0})
+    with pytest.raises(ValueError, match=r"fwhm must .*survey='sdss'"):
+        run_survey([field], tmp_path / 'run')
+    one, two = FieldRef('1', {'g': path}), FieldRef('2', {'SDSS.r': path})
+    with pytest.raises(ValueError, match=r'a band in common .*; got 1 g; 2 r'):
+        run_survey([one, two], tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('survey', ['fits', *_SURVEYS])
+def test_options_of_a_survey(survey):
+    """
+    Its function takes all those that it names.
+    """
+    known = _keywords(survey)
+    assert {'background', 'band', 'psf', 'zero_point'} <= known or survey == 'sdss'
+    own = {'hsc': 'bad_planes', 'legacysurvey': 'ccds', 'sdss': 'psfield'}
+    assert own.get(survey, 'weight') in known
+    # Formats of others may have any.
+    registry.register_reader('other', Exposure, print)
+    try:
+        assert (_keywords(survey) is None) == (survey == 'fits')
+    finally:
+        registry.unregister_reader('other', Exposure)
 
 
 def test_ref_is_plain(tmp_path):
     psf = tmp_path / 'psf.fits'
     psf.write_bytes(b'')
     options = {'psf': psf, 'fwhm': np.float32(2.5), 'name': 'no file'}
-    field = FieldRef('x', {'r': Path('image.fits')}, options=options)
+    field = FieldRef('x', {'r': Path('/m/image.fits')}, options=options)
     assert field.options == {'psf': str(psf), 'fwhm': 2.5, 'name': 'no file'}
-    assert field.paths() == ['image.fits', str(psf)]
+    assert field.paths() == ['/m/image.fits', str(psf)]
     assert pickle.loads(pickle.dumps(field)) == field
     with pytest.raises(TypeError, match="options of 'x': JSON cannot hold set"):
         FieldRef('x', {'r': 'image.fits'}, options={'a': {1}})

@@ -195,10 +195,47 @@ def test_arguments(fields, tmp_path, monkeypatch):
         run_survey([fields[0], fields[0]], tmp_path / 'run')
     with pytest.raises(TypeError, match="no argument 'thresholdd'"):
         run_survey(fields, tmp_path / 'run', thresholdd=0.3)
+    with pytest.raises(ConnectionError, match=r"client must .* got 'inproc://1' \("):
+        run_survey(fields, tmp_path / 'run', client='inproc://1')
+    (tmp_path / 'file').write_text('')
+    for place in (tmp_path / 'file', tmp_path / 'file' / 'run'):
+        with pytest.raises(OSError, match=r"output must .*; got '.*' \("):
+            run_survey(fields, place)
+    error = OSError(30, 'Read-only file system')
+    monkeypatch.setattr('tempfile.TemporaryFile', mock.Mock(side_effect=error))
+    with pytest.raises(OSError, match=r'output must .* \(Read-only file system'):
+        run_survey(fields, tmp_path / 'run')
+    monkeypatch.undo()
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
     with pytest.raises(ModuleNotFoundError, match=r'pyarrow: .*bliss_astro\[survey\]'):
         run_survey(fields, tmp_path / 'new')
     assert not (tmp_path / 'new').exists()
+
+
+def test_other_units(client, fields, tmp_path, monkeypatch):
+    """
+    Of a mixture the first fields stop the run; one among many fails.
+    """
+    folder = tmp_path / 'run'
+    options = {k: v for k, v in fields[1].options.items() if k != 'zero_point'}
+    odd = dataclasses.replace(fields[1], options=options)
+    mixed = [fields[0], odd, *fields[2:]]
+    different = r'fluxes in different units \(image0. .*, image0. .*run/fields'
+    for _ in range(2):
+        with pytest.raises(ValueError, match=different):
+            run_survey(mixed, folder, client=client, **QUIET)
+    survey = run_survey(fields, folder, client=client, **QUIET)
+    assert set(survey.fields['status']) == {'done'}
+    monkeypatch.setattr('bliss_astro.runs._survey._SETTLED', 3)
+    survey = run_survey(mixed, folder, client=client, **QUIET)
+    assert list(survey.fields['status']) == ['done', 'failed', 'done', 'done']
+    assert 'fields have fluxes in different units' in survey.fields['reason'][1]
+    assert not (folder / 'fields/image01.parquet').exists()
+    # Other bands.
+    odd = dataclasses.replace(fields[1], options=fields[1].options | {'band': 'i'})
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r'different bands \(image0. ., image0. .\)'):
+        run_survey([fields[0], odd], tmp_path / 'new', client=client, **QUIET)
 
 
 def test_damaged_files(client, fields, tmp_path):

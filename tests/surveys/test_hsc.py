@@ -115,22 +115,30 @@ def test_sections(calexp):
     assert_array_equal(np.argwhere(part.saturated), [[2, 5]])
 
 
-@pytest.mark.parametrize('kind', ['table', 'nJy', 'given', 'none'])
+@pytest.mark.parametrize(
+    'kind', ['table', 'inputs', 'unknown', 'nJy', 'first', 'given', 'none']
+)
 def test_zero_points(tmp_path, planes, star_fields, kind):
     truth = [mag for _, _, mag in star_fields.STARS]
     data, variance = planes
     path, given, more = tmp_path / 'image.fits', {}, []
     header = star_fields.wcs_cards(0.2)
-    if kind == 'nJy':
+    own, cards = 10 ** (0.4 * (31.4 - 27)), {}
+    if kind in ('nJy', 'first'):
         data, variance = data / FROM_NJY, variance / FROM_NJY**2
-        header['BUNIT'] = 'nJy'
-    elif kind == 'given':
+        (header if kind == 'nJy' else cards)['BUNIT'] = 'nJy'
+        own = 1.0
+    if kind == 'given':
         given = {'zero_point': 27.0}
-    elif kind == 'table':
-        table = Table({'calibrationMean': [10 ** (0.4 * (31.4 - 27))]})
-        more = [fits.BinTableHDU(table, name='PhotoCalib')]
-    write(path, data, variance, cards={}, header=header, more=more)
-    if kind == 'none':
+    elif kind != 'none':
+        # The images of a coadd come first.
+        means = [own] if kind == 'table' else [0.5 * own, 0.6 * own, own]
+        index = Table({'id': [5, 3, 9], 'row0': [1, 2, 0], 'name': ['PhotoCalib'] * 3})
+        cards |= {} if kind == 'unknown' else {'HIERARCH PHOTOCALIB_ID': 3}
+        more = [fits.BinTableHDU(index)] if kind == 'inputs' else []
+        more += [fits.BinTableHDU(Table({'calibrationMean': means}))]
+    write(path, data, variance, cards=cards, header=header, more=more)
+    if kind in ('unknown', 'none'):
         with pytest.warns(match='states no zero point; give zero_point'):
             assert hsc.read_exposure(path).unit is None
         return
@@ -167,9 +175,11 @@ def test_patches(tmp_path, planes, star_fields):
             path = tmp_path / f'calexp-HSC-{band}-9813-{patch}.fits'
             write(path, *planes, cards=cards, header=header)
     for band in 'gr':
-        path = tmp_path / f'deepCoadd_calexp_2877_19_{band}_DC2_u_run.fits'
-        write(path, *planes, header=header)
+        for name in ('deepCoadd_calexp_2877_19_{}_DC2_u_run', 'calexp-HSC-{}-1-1,1'):
+            name = name.format(band if name[0] == 'd' else band.upper())
+            write(tmp_path / f'{name}.fits', *planes, header=header)
     fields = find_fields(tmp_path, 'hsc', background=0.0)
+    assert fields.pop(0).open()['g'].band is BANDS['HSC.g']
     assert [field.id for field in fields] == ['9813-4_4', '9813-4_5', '2877-19']
     exposures = fields[0].open()
     assert set(exposures) == {'i', 'r'}

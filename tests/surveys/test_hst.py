@@ -83,6 +83,21 @@ def test_numbers(write, star_fields, kind, unit):
     assert_allclose(gain[20, 60] / gain[70, 60], 0.5 if by_place else 1)
 
 
+def test_finer_pixels(write, tmp_path):
+    """
+    Weights go with the area of pixels, electrons do not.
+    """
+    cards = {'D001ISCL': 0.05, 'D001SCAL': 0.03}
+    with fits.open(write()) as hdus:
+        whole = Exposure.read(hdus)
+        hdus['WHT'].data *= 0.6**2
+        hdus[0].header.update(cards)
+        hdus.writeto(tmp_path / 'fine_drz.fits')
+    exposure = Exposure.read(tmp_path / 'fine_drz.fits')
+    assert_allclose(exposure.effective_gain, whole.effective_gain, rtol=1e-5)
+    assert_allclose(exposure.bkg_error, whole.bkg_error, rtol=1e-5)
+
+
 def test_kinds_of_weights(write, star_fields):
     path = write('odd')
     with pytest.warns(match='neither exposure times nor inverse variances'):
@@ -106,10 +121,11 @@ def test_separate_files(write, tmp_path):
         sci = fits.PrimaryHDU(hdus['SCI'].data, first)
         whole = Exposure.read(hdus)
         fits.writeto(tmp_path / 'xdf_f814w_wht.fits', hdus['WHT'].data)
-    path = tmp_path / 'xdf_f814w_sci.fits'
-    sci.writeto(path)
-    exposure = hst.read_exposure(path)
-    assert_allclose(exposure.bkg_error, whole.bkg_error)
+    for kind in ('drz', 'sci'):
+        path = tmp_path / f'xdf_f814w_{kind}.fits'
+        sci.writeto(path)
+        exposure = hst.read_exposure(path)
+        assert_allclose(exposure.bkg_error, whole.bkg_error)
     (tmp_path / 'xdf_f814w_wht.fits').unlink()
     with pytest.raises(ValueError, match=r'weight must be given; .*xdf_f814w_wht.fits'):
         hst.read_exposure(path)

@@ -3,7 +3,9 @@
 Exposures of images and coadds of the LSST Science Pipelines.
 """
 
+import contextlib
 import re
+from pathlib import Path
 
 import astropy.units as u
 import numpy as np
@@ -13,10 +15,11 @@ from bliss_astro._arguments import require
 from bliss_astro._fits import card_number, file_name, image_plane, open_fits, wrong_type
 from bliss_astro._warnings import warn
 from bliss_astro.exposures._fits_image import Location
+from bliss_astro.exposures._header import parse_unit
 from bliss_astro.exposures._read import read_hdus, register_fits_format, scaled
 from bliss_astro.surveys._bands import (
     find_by_name,
-    open_bands,
+    opener,
     split_variance,
 )
 
@@ -97,8 +100,11 @@ def read_exposure(image, *, bad_planes=None, **given):
             given['mask'] = bad
         if not {'bkg_error', 'weight'} & set(given):
             given |= _noise(data, variance, ~(bad | saturated), given)
-        given.setdefault('zero_point', _zero_point(hdus))
         location = Location(name, numbers[0])
+        if (unit := _flux_unit(hdus, numbers[0])) is not None:
+            given = {'unit': unit} | given
+        else:
+            given.setdefault('zero_point', _zero_point(hdus))
         exposure, _ = read_hdus(hdus, location, 'fits', given)
     if exposure.unit == u.nJy:
         return scaled(exposure, 10 ** (0.4 * (22.5 - _NJY)), u.nmgy)
@@ -107,37 +113,16 @@ def read_exposure(image, *, bad_planes=None, **given):
     return exposure
 
 
-def open_field(files, **options):
-    """
-    Read a patch that `find_fields` has found.
+def _read_patch(path, band, /, **given):
+    # Coadds of later pipelines do not state their band in a card.
+    exposure = read_exposure(path, **given)
+    if exposure.band is not None or band is None:
+        return exposure
+    survey = 'HSC' if '-HSC-' in Path(path).name else 'LSST'
+    return exposure.replace(band=f'{survey}.{band}')
 
-    Parameters
-    ----------
-    files : dict of str to str
-        Image by band.
 
-    **options
-        Keywords of `read_exposure`; a dict has a value for each band.
-
-    Returns
-    -------
-    exposure : `~bliss_astro.exposures.Exposure` or `~bliss_astro.exposures.ExposureSet`
-        The exposure, or those of several bands.
-
-    Raises
-    ------
-    OSError, ValueError
-        As `read_exposure`.
-    """
-
-    def read(path, band, /, **own):
-        # Coadds of Rubin Observatory do not state their band in a card.
-        exposure = read_exposure(path, **own)
-        if exposure.band is not None or band is None:
-            return exposure
-        return exposure.replace(band=f'LSST.{band}')
-
-    return open_bands(files, read, options)
+open_field = opener(_read_patch, read_exposure)
 
 
 def find_fields(where):
@@ -205,16 +190,35 @@ def _noise(data, variance, good, given):
     return {'bkg_error': error, 'effective_gain': gain if own is None else own}
 
 
+def _flux_unit(hdus, number):
+    """Unit of a calibrated image, of its own header or the first, or None."""
+    for header in (hdus[number].header, hdus[0].header):
+        with contextlib.suppress(ValueError):
+            unit = parse_unit(header.get('BUNIT', ''))
+            if unit is not None and unit.is_equivalent(u.nJy):
+                return unit
+    return None
+
+
 def _zero_point(hdus):
     """AB magnitude of a count, or None where it is not stated."""
+    tables = {}
     for hdu in hdus:
         flux = card_number(hdu.header, 'FLUXMAG0', 0.0)
-        names = getattr(hdu, 'columns', ColDefs([])).names
         if flux > 0:
             return 2.5 * np.log10(flux)
-        if 'calibrationMean' in names:
-            return _NJY - 2.5 * np.log10(float(hdu.data['calibrationMean'][0]))
-    return None
+        names = getattr(hdu, 'columns', ColDefs([])).names
+        keys = {'calibrationMean', 'row0'} & {*names}
+        tables |= dict.fromkeys(keys, hdu.data)
+    if 'calibrationMean' not in tables:
+        return None
+    means = tables['calibrationMean']['calibrationMean']
+    # Those of the images of a coadd stand there too: the index has the row of its own.
+    number = card_number(hdus[0].header, 'PHOTOCALIB_ID')
+    if number is not None and 'row0' in tables:
+        index = tables['row0']
+        means = means[index['row0'][index['id'] == number]]
+    return _NJY - 2.5 * np.log10(means[0]) if len({*means}) == 1 else None
 
 
 register_fits_format(

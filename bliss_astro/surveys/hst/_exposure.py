@@ -17,7 +17,7 @@ from bliss_astro.exposures._fits_image import Location, find_plane
 from bliss_astro.exposures._header import COUNTS
 from bliss_astro.exposures._read import read_hdus, register_fits_format
 from bliss_astro.exposures._validate import check_shape
-from bliss_astro.surveys._bands import find_by_name, open_bands, scale_noise
+from bliss_astro.surveys._bands import find_by_name, opener, scale_noise
 from bliss_astro.units import magnitude_to_flux
 
 _UNITS = (u.electron, *COUNTS)
@@ -38,7 +38,7 @@ def read_exposure(image, *, weight=None, **given):
     Parameters
     ----------
     image : str, `~os.PathLike` or `~astropy.io.fits.HDUList`
-        A file ``_drz.fits`` or ``_drc.fits`` with the HDUs SCI and WHT; or
+        A file ``_drz.fits`` or ``_drc.fits`` with the HDUs SCI and WHT; or one, also
         ``_sci.fits``, with ``_wht.fits`` beside it.
 
     weight : {'exposure time', 'inverse variance'}, file or array, optional
@@ -109,8 +109,10 @@ def read_exposure(image, *, weight=None, **given):
             stated['mask'] = ~(weights > 0)
         if of_file:
             stated['weight'] = weights
-            seconds = weight == KINDS[0] or _are_seconds(weights, time, weight)
-        exposed = weights if seconds else time
+            # A detector's pixel shares its weight among those of the image.
+            exposed = weights * _pixel_area(cards)
+            seconds = weight == KINDS[0] or _are_seconds(exposed, time, weight)
+        exposed = exposed if seconds else time
         if given.get('effective_gain') is None:
             stated['effective_gain'] = _gain(cards, unit, exposed if rate else 1.0)
         if given.get('bkg_error') is not None:
@@ -125,29 +127,7 @@ def read_exposure(image, *, weight=None, **given):
     return exposure
 
 
-def open_field(files, **options):
-    """
-    Read the images of a field that `find_fields` has found.
-
-    Parameters
-    ----------
-    files : dict of str to str
-        Image by band.
-
-    **options
-        Keywords of `read_exposure`; a dict has a value for each band.
-
-    Returns
-    -------
-    exposure : `~bliss_astro.exposures.Exposure` or `~bliss_astro.exposures.ExposureSet`
-        The exposure, or those of several bands on the pixels of the first.
-
-    Raises
-    ------
-    OSError, ValueError
-        As `read_exposure`.
-    """
-    return open_bands(files, lambda path, _, **own: read_exposure(path, **own), options)
+open_field = opener(lambda path, _, /, **own: read_exposure(path, **own), read_exposure)
 
 
 def find_fields(where):
@@ -189,7 +169,8 @@ def _weights(hdus, name, shape, needed):
     if 'WHT' in hdus:
         weights = image_plane(hdus['WHT'])
     else:
-        beside = Path(name).with_name(Path(name).name.replace('_sci', '_wht'))
+        own = re.sub(r'_(sci|dr[zc])(?=\.fits)', '_wht', Path(name).name)
+        beside = Path(name).with_name(own)
         is_there = beside.name != Path(name).name and beside.is_file()
         got = f'a file without WHT, and none ({beside.name}) beside it'
         require(is_there or not needed, 'weight', 'be given', got)
@@ -207,6 +188,12 @@ def _are_seconds(weights, time, kind):
     """Whether weights of no stated kind are seconds, up to the exposure time."""
     low, high = _SECONDS
     return kind is None and time is not None and low < weights.max() / time < high
+
+
+def _pixel_area(cards):
+    """Area of a pixel of the detector in those of the image, 1 if it is not stated."""
+    sides = [card_number(cards, f'D001{key}', 0.0) for key in ('ISCL', 'SCAL')]
+    return (sides[0] / sides[1]) ** 2 if min(sides) > 0 else 1.0
 
 
 def _check_variances(exposure, weights, name):

@@ -16,7 +16,7 @@ from bliss_astro.exposures._fits_image import Location
 from bliss_astro.exposures._read import read_hdus, register_fits_format, scaled
 from bliss_astro.surveys._bands import (
     find_by_name,
-    open_bands,
+    opener,
     scale_noise,
     split_variance,
 )
@@ -122,29 +122,7 @@ def read_exposure(image, **given):
     return _in_nanomaggies(exposure, header, name)
 
 
-def open_field(files, **options):
-    """
-    Read the images of a field that `find_fields` has found.
-
-    Parameters
-    ----------
-    files : dict of str to str
-        Image by band.
-
-    **options
-        Keywords of `read_exposure`; a dict has a value for each band.
-
-    Returns
-    -------
-    exposure : `~bliss_astro.exposures.Exposure` or `~bliss_astro.exposures.ExposureSet`
-        The exposure, or those of several bands on the pixels of the first.
-
-    Raises
-    ------
-    OSError, ValueError
-        As `read_exposure`.
-    """
-    return open_bands(files, lambda path, _, **own: read_exposure(path, **own), options)
+open_field = opener(lambda path, _, /, **own: read_exposure(path, **own), read_exposure)
 
 
 def find_fields(where):

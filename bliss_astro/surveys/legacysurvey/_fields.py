@@ -9,7 +9,7 @@ from pathlib import Path
 from astropy.io import fits
 from astropy.table import Table
 
-from bliss_astro.surveys._bands import find_by_name, footprint, open_bands
+from bliss_astro.surveys._bands import find_by_name, footprint, opener
 from bliss_astro.surveys._files import list_files
 
 from ._coadd import MAPS, beside, read_coadd
@@ -22,36 +22,12 @@ _IMAGE = re.compile(
 )
 
 
-def open_field(files, **options):
-    """
-    Read a brick or an image of a detector that `find_fields` has found.
+def _read(path, _, /, **given):
+    is_brick = _BRICK.fullmatch(Path(path).name)
+    return (read_coadd if is_brick else read_exposure)(path, **given)
 
-    Parameters
-    ----------
-    files : dict of str to str
-        Image by band.
 
-    **options
-        Keywords of `read_coadd` for bricks, of `read_exposure` for detectors; a dict
-        has a value for each band.
-
-    Returns
-    -------
-    exposure : `~bliss_astro.exposures.Exposure` or `~bliss_astro.exposures.ExposureSet`
-        The exposure, or those of several bands.
-
-    Raises
-    ------
-    OSError, ValueError
-        As `read_coadd` and `read_exposure`.
-    """
-
-    def read(path, band, /, **own):
-        if _BRICK.fullmatch(Path(path).name):
-            return read_coadd(path, **own)
-        return read_exposure(path, **own)
-
-    return open_bands(files, read, options)
+open_field = opener(_read, read_coadd, read_exposure)
 
 
 def find_fields(where):

@@ -28,12 +28,11 @@ from ._camera import FieldMask
 from ._catalogs import field_prior as field_prior
 from ._catalogs import read_photoobj, stripe82_columns
 from ._exposure import read_exposure
-from ._field import read_field
+from ._field import find_fields, open_field, read_field
 from ._fields import PhotoField, PsField, TsField
 from ._images import CorrectedFrame, Frame
 from ._psf import SDSSPSF
 from ._psf import psf_model as psf_model
-from ._survey import find_fields, open_field
 
 __all__ = [
     'SDSSPSF',

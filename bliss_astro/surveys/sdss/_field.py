@@ -1,6 +1,6 @@
 # Licensed under a 3-clause BSD style license - see LICENSE.rst
 """
-Bands of an SDSS field: an exposure of each, on the pixel grid of one of them.
+Fields of SDSS: their files by name, and exposures of their bands on one pixel grid.
 """
 
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from bliss_astro._arguments import as_list, require
 from bliss_astro._threads import map_threads, use_threads
+from bliss_astro.surveys._bands import keywords_of
+from bliss_astro.surveys._files import beside, list_files
 
 from ._camera import BANDS, name_band
 from ._exposure import read_exposure
@@ -98,6 +100,75 @@ def read_field(frames, psfield=None, *, reference=None, fpm=None, **options):
     return align_bands(exposures, reference)
 
 
+def find_fields(where):
+    """
+    Find the fields of SDSS among files, by the names that these have in the survey.
+
+    Parameters
+    ----------
+    where : str, `~os.PathLike` or list
+        A folder with any folders in it, such as RUN/CAMCOL/FIELD; a glob or a list of
+        frames or corrected frames.
+
+    Returns
+    -------
+    fields : list of dict
+        Keywords of `~bliss_astro.runs.FieldRef`: all bands of a field, its ``psField``
+        and ``fpM`` in the folder, or beside the frames.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there are no frames, or two of one field and band.
+    """
+    paths = list_files(where, '.fit*')
+    fields = _group(paths, beside(paths))
+    if not fields:
+        got = f'{len(paths)} files without one'
+        raise FileNotFoundError(f'fields must name frames of SDSS; got {got}.')
+    return fields
+
+
+def open_field(files, *, psfield=None, fpm=None, **options):
+    """
+    Read a field that `find_fields` has found.
+
+    Parameters
+    ----------
+    files : dict of str to str
+        Frames or corrected frames by band.
+
+    psfield : str, optional
+        The field's ``psField`` file.
+
+    fpm : dict of str to str, optional
+        Mask planes by band.
+
+    **options
+        Keywords of `read_exposure` or `read_field`.
+
+    Returns
+    -------
+    exposure : `~bliss_astro.exposures.Exposure` or `~bliss_astro.exposures.ExposureSet`
+        The exposure, or those of several bands on one pixel grid.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `read_exposure` and `read_field`.
+    """
+    if len(files) > 1:
+        return read_field(files, psfield, fpm=fpm, **options)
+    ((band, frame),) = files.items()
+    return read_exposure(
+        frame, psfield, band=band or None, fpm=(fpm or {}).get(band), **options
+    )
+
+
+_KEYWORDS = keywords_of(open_field, read_exposure, read_field)
+open_field.keywords = _KEYWORDS - {'cls', 'band'}
+
+
 def parse_name(path):
     """Kind, band or None, run, camera column and field of a file by name, or None."""
     found = _NAME.fullmatch(Path(path).name)
@@ -107,6 +178,34 @@ def parse_name(path):
     return kind, first or second, run, camcol, field
 
 
+def _group(paths, others=()):
+    """Keywords of the fields of frames, with files of these fields by their names."""
+    frames, companions = {}, {}
+    for path in [*paths, *others]:
+        kind, band, *field = parse_name(path) or ('', None)
+        own = companions.setdefault(tuple(field), {})
+        own.setdefault((kind, band), path)
+    for path in paths:
+        kind, band, *field = parse_name(path) or ('', None)
+        if kind in ('frame', 'fpC'):
+            own = frames.setdefault(tuple(field), {}).setdefault(kind, {})
+            other = own.setdefault(band, path)
+            # One of them may be compressed.
+            same = Path(other).parent == Path(path).parent
+            allowed, got = 'have one frame of each field and band', f'{other}, {path}'
+            require(same, 'fields', allowed, got)
+    fields = []
+    for field, kinds in frames.items():
+        found = kinds.get('frame') or kinds['fpC']
+        files = {band: found[band] for band in BANDS if band in found}
+        own = companions[field]
+        masks = {band: own['fpM', band] for band in files if ('fpM', band) in own}
+        options = {'psfield': own.get(('psField', None)), 'fpm': masks}
+        options = {name: value for name, value in options.items() if value}
+        fields.append({'id': '-'.join(field), 'files': files, 'options': options})
+    return fields
+
+
 def _files_of(folder):
     """Frames by band, psField or None, and mask planes by band of a folder."""
     if not folder.is_dir():
@@ -114,19 +213,8 @@ def _files_of(folder):
         text = 'is no folder' if folder.exists() else 'is not there'
         allowed = 'be a folder, a list of frames, or frames by band'
         raise error(f'frames must {allowed}; {str(folder)!r} {text}.')
-    files = {}
-    for path in sorted(folder.iterdir()):
-        found = parse_name(path)
-        if found is not None:
-            kind, band, *field = found
-            kinds = files.setdefault(tuple(field), {})
-            kinds.setdefault(kind, {}).setdefault(band, path)
-    files = {
-        field: kinds for field, kinds in files.items() if {'frame', 'fpC'} & set(kinds)
-    }
-    allowed, got = 'hold the frames of one field', ['-'.join(key) for key in files]
-    require(len(files) == 1, f'frames={folder.name!r}', allowed, got or 'none')
-    (kinds,) = files.values()
-    frames = kinds.get('frame') or kinds['fpC']
-    frames = {band: frames[band] for band in BANDS if band in frames}
-    return frames, kinds.get('psField', {}).get(None), kinds.get('fpM', {})
+    fields = _group(sorted(folder.iterdir()))
+    allowed, got = 'hold the frames of one field', [field['id'] for field in fields]
+    require(len(fields) == 1, f'frames={folder.name!r}', allowed, got or 'none')
+    files, options = (fields[0][key] for key in ('files', 'options'))
+    return files, options.get('psfield'), options.get('fpm', {})
