@@ -11,16 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 from astropy.table import Table
 
 from bliss_astro._arguments import require
-from bliss_astro._lazy import survey as load_survey
-from bliss_astro.exposures import Exposure
-from bliss_astro.exposures._read import OF_SDSS, other_formats
-from bliss_astro.surveys._bands import opener
 from bliss_astro.surveys._files import absolute, list_files
-from bliss_astro.surveys.legacysurvey import read_coadd
+
+from ._plug_ins import keywords_of, open_field, plug_in
 
 # Names that every file system takes, with room for the endings of files of a run.
 _ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9._+-]{0,199}')
@@ -121,7 +117,7 @@ class FieldRef:
             raise FileNotFoundError(f'no image in band {", ".join(missing)}')
         if self.survey == 'fits':
             return open_field(self.files, **self.options)
-        return _plug_in(self.survey).open_field(self.files, **self.options)
+        return plug_in(self.survey).open_field(self.files, **self.options)
 
     def detection(self):
         """
@@ -207,7 +203,7 @@ def find_fields(where, survey='fits', *, bands=None, **options):
     elif survey == 'fits':
         found = _fields_of_files(_images(where))
     else:
-        found = _plug_in(survey).find_fields(where)
+        found = plug_in(survey).find_fields(where)
     if bands is not None:
         _choose_bands(found, bands)
     fields = []
@@ -242,15 +238,16 @@ def check_fields(fields):
         seen[name] = field.paths()
         kinds.setdefault(field.survey, {}).update(field.options)
     for survey, options in kinds.items():
-        known = _keywords(survey)
-        for name in options if known else ():
-            if name not in known:
-                names = ', '.join(map(repr, sorted(known)))
-                msg = (
-                    f'{name} must be left out: survey={survey!r} has the options, or '
-                    f'columns of a table, {names}.'
-                )
-                raise ValueError(msg)
+        title = f'survey={survey!r} has the options, or columns of a table,'
+        check_options(options, keywords_of(survey) or options, title)
+
+
+def check_options(options, known, title):
+    """Raise unless all options have known names."""
+    for name in options:
+        if name not in known:
+            names = ', '.join(map(repr, sorted(known)))
+            raise ValueError(f'{name} must be left out: {title} {names}.')
 
 
 def check_bands(fields):
@@ -266,36 +263,6 @@ def check_bands(fields):
         texts = [f'{name} {", ".join(sorted(own))}' for own, name in found.items()]
         allowed = 'have a band in common (if not, give each band a run of its own)'
         require(False, 'fields', allowed, '; '.join(texts[:3]))
-
-
-def _keywords(survey):
-    """Names of the options of fields of a survey, or None where they may be any."""
-    if survey == 'mosaic':
-        return None
-    if survey != 'fits':
-        return getattr(_plug_in(survey).open_field, 'keywords', None)
-    return None if other_formats() else open_field.keywords
-
-
-def _read(path, band, /, **options):
-    options = {'band': band} | options
-    if '://' not in path:
-        return Exposure.read(path, **options)
-    with fits.open(path, use_fsspec=True) as hdus:
-        return Exposure.read(hdus, **options)
-
-
-# Images of any camera, with options of surveys whose images are recognised: 'fits'.
-open_field = opener(_read, read_coadd)
-open_field.keywords |= {'extension', 'format', *OF_SDSS}
-
-
-def _plug_in(name):
-    """Module of a survey that has fields."""
-    module = load_survey(name)
-    sound = hasattr(module, 'find_fields') and hasattr(module, 'open_field')
-    require(sound, 'survey', 'be one with fields', repr(name))
-    return module
 
 
 def _images(where):

@@ -18,6 +18,8 @@ from bliss_astro.exposures._fits_image import parse_location
 from bliss_astro.exposures._geometry import check_wcs, sky_wcs
 
 from ._chunk import MosaicField, put_part
+from ._fields import check_options
+from ._plug_ins import open_field
 from ._sections import MAPS, is_array, is_zarr, measures, shape_of, widened
 
 # Sides of chunks and overlaps are whole numbers of cells of the background's mesh and
@@ -106,6 +108,8 @@ def fields_of(
     overlap = _check_side('overlap', overlap, CELL)
     bands = mosaic if isinstance(mosaic, Mapping) else {'': mosaic}
     require(len(bands) > 0, 'mosaic', 'have a band', 'none')
+    known = open_field.keywords | {'reference', 'variance'}
+    check_options(given, known, 'a mosaic has the options')
     sources = {str(b): _as_source('mosaic', v, extension) for b, v in bands.items()}
     given = {key: _of_bands(key, v, sources) for key, v in given.items()}
     given = {key: v for key, v in given.items() if v is not None}

@@ -16,7 +16,7 @@ from bliss_astro import OutOfDomainWarning
 from bliss_astro._lazy import _SURVEYS
 from bliss_astro.exposures import Exposure
 from bliss_astro.runs import FieldRef, fields_of, find_fields, run_survey
-from bliss_astro.runs._fields import _keywords
+from bliss_astro.runs._plug_ins import keywords_of
 
 
 def _write(path, seed=0, **cards):
@@ -145,6 +145,8 @@ def test_bands_and_options_that_there_are_not(tmp_path):
         find_fields(path, psf='p.fits[1]')
     with pytest.raises(ValueError, match=r"psff must .*survey='fits'"):
         find_fields(path, psff=3.0)
+    with pytest.raises(ValueError, match=r"psff must .* a mosaic .*'variance'"):
+        fields_of(path, psff=3.0)
     frame = 'frame-r-002583-2-0136.fits'
     with pytest.raises(ValueError, match=r"fwhm must .*survey='sdss'.*'bad_planes'"):
         find_fields([frame], 'sdss', fwhm=3.0)
@@ -162,14 +164,14 @@ def test_options_of_a_survey(survey):
     """
     Its function takes all those that it names.
     """
-    known = _keywords(survey)
+    known = keywords_of(survey)
     assert {'background', 'band', 'psf', 'zero_point'} <= known or survey == 'sdss'
     own = {'hsc': 'bad_planes', 'legacysurvey': 'ccds', 'sdss': 'psfield'}
     assert own.get(survey, 'weight') in known
     # Formats of others may have any.
     registry.register_reader('other', Exposure, print)
     try:
-        assert (_keywords(survey) is None) == (survey == 'fits')
+        assert (keywords_of(survey) is None) == (survey == 'fits')
     finally:
         registry.unregister_reader('other', Exposure)
 

@@ -109,6 +109,8 @@ def test_bands():
         'jw1-o2_t3_nircam_f444w-f470n_i2d.fits.gz': ('jw1-o2_t3_nircam', 'F470N'),
         'jw1-o2_t3_nircam_f150w2-f162m_i2d.fits': ('jw1-o2_t3_nircam', 'F162M'),
         'jw1-o2_t3_nircam_clear-f200w_cat.fits': None,
+        # Of a team.
+        'ceers_nircam1_f115w_v0.5_i2d.fits.gz': ('ceers_nircam1_v0.5', 'F115W'),
     }
     for name, expected in names.items():
         assert jwst._exposure._parse_name(name) == expected

@@ -151,11 +151,14 @@ def find_fields(where):
 
 def _parse_name(name):
     """Program, target and instrument, and band, of the name of a file, or None."""
-    found = re.fullmatch(r'(.+_)([^_]*f\d{3,4}[wmn]2?[^_]*)_i2d\.fits.*', name)
+    parts = r'(.+_)([^_]*f\d{3,4}[wmn]2?[^_]*)(_v[^_]+)?_i2d\.fits.*'
+    found = re.fullmatch(parts, name)
     if found is None:
         return None
     # Of two filters in the beam the pupil wheel's, the narrower one, is the last.
-    return found[1].rstrip('_'), _FILTER.findall(found[2])[-1].upper()
+    return found[1].rstrip('_') + (found[3] or ''), _FILTER.findall(found[2])[
+        -1
+    ].upper()
 
 
 def _is_i2d(hdus):
