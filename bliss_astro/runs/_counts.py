@@ -15,7 +15,7 @@ from scipy.special import ndtr
 
 from ._hats import table_of
 from ._merge import merged, owners
-from ._sky import Region, chord, to_degrees, to_vectors
+from ._sky import chord, to_degrees, to_vectors
 
 # Columns of rows that counts need.
 COUNTED = ('ra', 'dec', 'x_centroid', 'y_centroid', 'probability')
@@ -39,36 +39,69 @@ def points_of(field):
     return field.sky.vectors(x.ravel(), y.ravel()).reshape(*shape, 3)
 
 
-def owned(fields, field, region, vectors):
-    """Which unit vectors ``(N, 3)`` are in a region and belong to a field."""
-    inside = region.contains(vectors)
-    near = fields.touching(Region(None, field.sky.middle, field.sky.radius))
-    inside[inside] = owners(near, vectors[inside]) == near.index(field)
-    return inside
+class Part:
+    """
+    Field with its rows and points of its cells, and which of them belong to it.
+
+    Attributes
+    ----------
+    own_rows, own_points : bool array ``(N,)``, ``(rows, n, columns, n)``
+        Those in a region that the field owns.
+
+    places : array ``(N, 3)``
+        Unit vectors of the former rows.
+
+    points : array ``(P, 3)``
+        Unit vectors of the former points.
+    """
+
+    def __init__(self, field, columns):
+        self.field, self.rows = field, field.read(list(columns))
+        rows = to_vectors(*(self.rows[name].to_numpy() for name in ('ra', 'dec')))
+        points = points_of(field)
+        self.shape = points.shape[:-1]
+        self.vectors = np.concatenate([rows, points.reshape(-1, 3)])
+
+    def keep(self, own):
+        """Keep which of the vectors are its own."""
+        n = len(self.rows)
+        self.own_rows, self.own_points = own[:n], own[n:].reshape(self.shape)
+        self.places, self.points = (
+            self.vectors[part][own[part]] for part in (slice(n), slice(n, None))
+        )
+
+    def at_points(self, cells):
+        """Values of cells at the points."""
+        return np.broadcast_to(cells[:, None, :, None], self.shape)[self.own_points]
 
 
-def owned_points(fields, field, region):
-    """Points of the cells, and which are in a region and belong to the field."""
-    points = points_of(field)
-    inside = owned(fields, field, region, points.reshape(-1, 3))
-    return points, inside.reshape(points.shape[:-1])
+def parts_of(fields, region, columns=COUNTED):
+    """Yield the parts of the fields of a region, with columns of the rows."""
+    for found, index in fields.batches(region):
+        parts = [Part(found[k], columns) for k in index]
+        homes = np.repeat(index, [len(part.vectors) for part in parts])
+        vectors = np.concatenate([part.vectors for part in parts])
+        own = region.contains(vectors)
+        own[own] = owners(found, vectors[own], homes[own]) == homes[own]
+        own = np.split(own, np.flatnonzero(np.diff(homes)) + 1)
+        for part, which in zip(parts, own, strict=True):
+            part.keep(which)
+            yield part
 
 
 def moments(fields, region):
     """Mean and variance of the number of sources in a region."""
     total = np.zeros(2)
-    for field in fields.touching(region):
-        rows = field.read(list(COUNTED))
-        vectors = to_vectors(rows['ra'].to_numpy(), rows['dec'].to_numpy())
-        p = rows['probability'].to_numpy()[owned(fields, field, region, vectors)]
-        share = owned_points(fields, field, region)[1].mean((1, 3))
-        faint = (share * unlisted(field, rows)).sum()
+    for part in parts_of(fields, region):
+        p = part.rows['probability'].to_numpy()[part.own_rows]
+        faint = (part.own_points.mean((1, 3)) * unlisted(part)).sum()
         total += p.sum() + faint, (p * (1 - p)).sum() + faint
     return total
 
 
-def unlisted(field, rows):
+def unlisted(part):
     """Expected number by cell of the sources of a field that are not listed."""
+    field, rows = part.field, part.rows
     place = field.cells(rows['x_centroid'].to_numpy(), rows['y_centroid'].to_numpy())
     left = field.arrays['mean'].astype(float)
     np.subtract.at(left, place, rows['probability'].to_numpy())
@@ -112,11 +145,11 @@ def draw(fields, region, n, rng):
         ``listed``, whether it is one of the rows; brightest first.
     """
     rows = table_of(merged(fields, region))
-    scale = {field.id: field.sky.scale for field in fields.touching(region)}
-    scale = np.array([scale.get(name, np.nan) for name in rows['field']])
+    scale = {field.id: field.sky.scale for field in fields.all}
+    scale = np.array([scale[name] for name in rows['field']])
     error = [np.nan_to_num(rows[name] * scale) for name in ('x_err', 'y_err')]
     typed = 'galaxy_probability' in rows.colnames
-    faint = [_faint(fields, field, region) for field in fields.touching(region)]
+    faint = [_faint(part) for part in parts_of(fields, region)]
     found = []
     for _ in range(n):
         use = rng.uniform(size=len(rows)) < rows['probability']
@@ -138,13 +171,10 @@ def draw(fields, region, n, rng):
     return found
 
 
-def _faint(fields, field, region):
+def _faint(part):
     """Points of a field in a region, expected numbers there, and fluxes."""
-    points, inside = owned_points(fields, field, region)
-    rows = field.read(list(COUNTED))
-    mean = unlisted(field, rows)[:, None, :, None] / _N_POINTS**2
-    mean = np.broadcast_to(mean, inside.shape)[inside]
-    return points[inside], mean, faint_fluxes(field.numbers)
+    mean = part.at_points(unlisted(part) / _N_POINTS**2)
+    return part.points, mean, faint_fluxes(part.field.numbers)
 
 
 def _shifted(rows, error, rng):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ._sky import FieldSky, chord
+from ._sky import FieldSky, chord, pixels_of, to_degrees
 
 # Step of depths in magnitudes, levels of depth in arcsec of distance to the border, and
 # pixels from it in which they do not count.
@@ -24,6 +24,8 @@ _MASKED = 1e-6
 LEFT_OUT = 'Of fields to be left out, remove ID.json in'
 # Pixels around a region from which rows may be the same as those inside.
 _MARGIN = 20
+# Pixels of fields that are worked on together, some 100 bytes a cell of 32 x 32 each.
+_BATCH = 3e7
 
 
 class Field:
@@ -83,8 +85,10 @@ class Field:
         """Distance of unit vectors from the border in arcsec; 0 where another owns."""
         x, y = self.sky.pixels(vectors) if pixels is None else pixels
         ny, nx = self.sky.shape
-        apart = np.min([x + 0.5, nx - 0.5 - x, y + 0.5, ny - 0.5 - y], axis=0)
-        border = np.nan_to_num(apart.clip(min=0) * self.sky.scale)
+        apart = np.minimum(x + 0.5, nx - 0.5 - x)
+        apart = np.minimum(apart, np.minimum(y + 0.5, ny - 0.5 - y))
+        # NaN is far.
+        border = np.fmax(apart, 0) * self.sky.scale
         for values, (low, high) in zip((x, y), self.owned or (), strict=False):
             border[(values < low - 0.5) | (values >= high - 0.5)] = 0
         return border
@@ -111,7 +115,7 @@ class Field:
         )
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def _read_arrays(path, _key):
     try:
         with path.open('rb') as file, np.load(file) as arrays:
@@ -160,13 +164,30 @@ class Fields:
                 raise ValueError(f'{text} {LEFT_OUT} {field.folder}/fields.')
 
     def touching(self, region):
-        """Those that may have pixels in a region."""
+        """Indices of those that may have pixels in a region."""
         if region.middle is None:
-            return self.all
+            return np.arange(len(self.all))
         reach = chord(region.radius + np.max(self._radii, initial=0) + 2)
         near = np.array(sorted(self._tree.query_ball_point(region.middle, reach)), int)
-        use = region.may_touch(self._middles[near], self._radii[near])
-        return [self.all[k] for k in near[use]]
+        return near[region.may_touch(self._middles[near], self._radii[near])]
+
+    def batches(self, region):
+        """
+        Fields that may touch a region, neighbours together.
+
+        Yields fields, those that touch them too, and indices of the ones that are next.
+        """
+        near = self.touching(region)
+        places = pixels_of(10, *to_degrees(self._middles[near]))
+        near = near[np.argsort(places, kind='stable')]
+        sizes = np.cumsum([np.prod(self.all[k].sky.shape) for k in near])
+        cuts = np.flatnonzero(np.diff(sizes // _BATCH)) + 1
+        for part in np.split(near, cuts) if len(near) else ():
+            reach = chord(self._radii[part] + self._radii.max() + 2)
+            found = self._tree.query_ball_point(self._middles[part], reach)
+            found = np.unique(np.concatenate(found)).astype(int)
+            homes = np.searchsorted(found, np.sort(part))
+            yield [self.all[k] for k in found], homes
 
 
 def difference(first, name, unit, band):

@@ -25,7 +25,7 @@ from bliss_astro.catalog._formats import make_card
 from bliss_astro.catalog._io import restore
 
 from ._merge import merged, unify
-from ._sky import Region, to_degrees, to_vectors
+from ._sky import Region, pixels_of, to_degrees, to_vectors
 
 # Order of the spatial index, and the finest one of partitions (3.4 arcmin).
 _INDEX_ORDER, _MAX_ORDER = 29, 10
@@ -74,13 +74,6 @@ def _described(schema, run):
     texts = {'bliss_astro_run': json.dumps(run), 'table_meta_yaml': ''}
     texts['table_meta_yaml'] = '\n'.join(get_yaml_from_table(table))
     return {name: text.encode() for name, text in texts.items()}
-
-
-def pixels_of(order, ra, dec):
-    """Pixels of a nested HEALPix grid of an order at positions in degrees."""
-    from astropy_healpix import lonlat_to_healpix
-
-    return lonlat_to_healpix(ra * u.deg, dec * u.deg, 2**order, order='nested')
 
 
 def pixel_region(order, pixel):

@@ -18,9 +18,8 @@ from bliss_astro._atomic import atomic_write
 from bliss_astro._fits import CREATOR
 from bliss_astro.catalog._columns import ab_magnitude, has_magnitude
 
-from ._counts import COUNTED, faint_fluxes, owned, owned_points, unlisted
-from ._hats import pixels_of
-from ._sky import Region, axes_at, to_degrees, to_vectors
+from ._counts import COUNTED, faint_fluxes, parts_of, unlisted
+from ._sky import Region, axes_at, pixels_of, to_degrees, to_vectors
 
 # Finest order, and number of pixels that maps have by default at most.
 _MAX_ORDER, _N_PIXELS = 12, 4_000_000
@@ -31,8 +30,8 @@ _EDGES = np.geomspace(0.2, 20, 61)
 _LEVELS = (0.5, 0.9)
 # Cosine of the largest distance from the middle of a map in a touching plane.
 _PLANE = np.cos(np.radians(40))
-# Fields whose pixels are summed together.
-_BATCH = 200
+# Points that are summed together.
+_BATCH = 500_000
 
 
 def survey_maps(fields, order=None):
@@ -64,11 +63,11 @@ def survey_maps(fields, order=None):
     order = check_integer('order', order, 0, 29, error=ValueError)
     bands = list(dict.fromkeys(b for f in fields.all for b in f.numbers['limits']))
     curve, parts = np.zeros((2, len(_EDGES) - 1)), []
-    for field in fields.all:
-        parts += _parts(fields, field, order, bands, curve)
-        if len(parts) > _BATCH:
-            parts = [_summed(parts)]
-    pixels, sums = _summed(parts)
+    for part in parts_of(fields, Region.of(None), [*COUNTED, 'flux']):
+        parts += _sums(part, bands, curve)
+        if sum(len(pixels) for pixels, _ in parts) > _BATCH:
+            parts = [_summed(parts, order)]
+    pixels, sums = _summed(parts, order)
     covered = sums[0] > 0
     area, faint, listed, *sums = sums[:, covered]
     unit = u.Unit(fields.all[0].numbers['unit'] or '')
@@ -97,27 +96,23 @@ def _magnitude(flux):
     return ab_magnitude(flux) if has_magnitude(flux.unit) else flux
 
 
-def _parts(fields, field, order, bands, curve):
+def _sums(part, bands, curve):
     """
-    Pixels and sums of a field, of the cells that it owns and of its rows.
+    Unit vectors and sums of a field, of the cells that it owns and of its rows.
 
     Sums are the area in square arcmin, sources that are not listed, and those that are,
     and for each band flux at the depth and area. Adds to the listed and expected
     numbers by flux.
     """
-    rows = field.read([*COUNTED, 'flux'])
-    sky = Region.of(None)
-    points, inside = owned_points(fields, field, sky)
-    n = points.shape[1] * points.shape[3]
-    left = _at_points(unlisted(field, rows) / n, inside)
+    field, (_, n, *_) = part.field, part.shape
+    left = part.at_points(unlisted(part) / n**2)
     # Cells at the far edges are smaller.
     ny, nx = field.sky.shape
     cell = field.numbers['cell']
     sides = [
-        np.diff([*range(0, k, cell), k]) / points.shape[1] * field.sky.scale / 60
-        for k in (ny, nx)
+        np.diff([*range(0, k, cell), k]) / n * field.sky.scale / 60 for k in (ny, nx)
     ]
-    area = _at_points(sides[0][:, None] * sides[1], inside)
+    area = part.at_points(sides[0][:, None] * sides[1])
     sums = [area, left, np.zeros(len(area))]
     for band in bands:
         middle = field.numbers['limits'].get(band)
@@ -125,16 +120,16 @@ def _parts(fields, field, order, bands, curve):
             sums += [np.zeros((2, len(area)))]
             continue
         limit = middle * 10 ** (-0.4 * field.arrays[f'depth_{band}'].astype(float))
-        limit = _at_points(limit, inside)
+        limit = part.at_points(limit)
         known = np.isfinite(limit)
         sums += [np.where(known, limit * area, 0), np.where(known, area, 0)]
-    yield pixels_of(order, *to_degrees(points[inside])), np.vstack(sums)
-    vectors = to_vectors(rows['ra'].to_numpy(), rows['dec'].to_numpy())
-    own = owned(fields, field, sky, vectors)
-    p, flux = (rows[name].to_numpy()[own] for name in ('probability', 'flux'))
+    yield part.points, np.vstack(sums)
+    p, flux = (
+        part.rows[name].to_numpy()[part.own_rows] for name in ('probability', 'flux')
+    )
     sums = np.zeros((3 + 2 * len(bands), len(p)))
     sums[2] = p
-    yield pixels_of(order, *to_degrees(vectors[own])), sums
+    yield part.places, sums
     middle = field.numbers['limits'].get(bands[0])
     if middle is not None:
         fluxes, share = faint_fluxes(field.numbers)
@@ -143,16 +138,12 @@ def _parts(fields, field, order, bands, curve):
         curve += bright, bright + faint
 
 
-def _at_points(cells, inside):
-    """Values of cells at those of their points that are inside."""
-    return np.broadcast_to(cells[:, None, :, None], inside.shape)[inside]
-
-
-def _summed(parts):
-    """Sums by pixel of parts."""
-    pixels, sums = zip(*parts, strict=True)
-    pixels, inverse = np.unique(np.concatenate(pixels), return_inverse=True)
-    sums = np.concatenate(sums, axis=1)
+def _summed(parts, order):
+    """Sums by pixel of those before, and of parts at unit vectors."""
+    before, vectors = ([p for p, _ in parts if p.ndim == k] for k in (1, 2))
+    pixels = pixels_of(order, *to_degrees(np.concatenate(vectors)))
+    pixels, inverse = np.unique(np.concatenate([*before, pixels]), return_inverse=True)
+    sums = np.concatenate([sums for _, sums in parts], axis=1)
     return pixels, np.stack([np.bincount(inverse, v, len(pixels)) for v in sums])
 
 

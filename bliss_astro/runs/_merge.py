@@ -13,7 +13,8 @@ the most probable one.
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ._sky import axes_at, chord, to_vectors
+from ._done import Fields
+from ._sky import Region, axes_at, chord, to_vectors
 
 # Rows at most so many errors apart, and in any case those within one pixel and none
 # beyond three, may be one source.
@@ -28,21 +29,32 @@ _ADDED = (
 )
 # Unlikely differences of probabilities, which are rounding.
 _DIGITS = 3
+# Vectors at a time, whose numbers fit into the cache of a processor.
+_BLOCK = 8192
 
 
-def owners(fields, vectors):
+def owners(fields, vectors, index):
     """
     Index of the field that owns each of some unit vectors; -1 where none has pixels.
+
+    ``fields`` are in the order of their ids, and vectors in that of ``index``, of a
+    field whose image has them.
     """
     best, owner = np.zeros(len(vectors)), np.full(len(vectors), -1)
-    tree = cKDTree(vectors)
-    for k, field in enumerate(fields):
-        reach = chord(field.sky.radius * 1.001 + 1)
-        near = np.array(tree.query_ball_point(field.sky.middle, reach), int)
-        rank = field.rank(vectors[near])
-        # The first of equal ones.
-        better = rank > best[near]
-        best[near[better]], owner[near[better]] = rank[better], k
+    first, fields = np.searchsorted(index, np.arange(len(fields) + 1)), Fields(fields)
+    for k, field in enumerate(fields.all):
+        middle, reach = field.sky.middle, field.sky.radius * 1.001 + 1
+        others = fields.touching(Region(None, middle, reach + 5 * field.sky.scale))
+        near, least = [], np.cos(np.radians(reach / 3600))
+        for run in np.split(others, np.flatnonzero(np.diff(others) > 1) + 1):
+            start, stop = first[run[0]], first[run[-1] + 1]
+            near.append(start + np.flatnonzero(vectors[start:stop] @ middle > least))
+        near = np.concatenate(near)
+        for some in np.array_split(near, len(near) // _BLOCK + 1):
+            rank = field.rank(vectors[some])
+            # The first of equal ones.
+            better = rank > best[some]
+            best[some[better]], owner[some[better]] = rank[better], k
     return owner
 
 
@@ -76,20 +88,15 @@ def match(vectors, index, error, pixel):
     allowed = allowed.clip(_LEAST_REACH * side, _MOST_REACH * side)
     use = apart <= chord(allowed)
     pairs, apart = np.concatenate([pairs[use], pairs[use][:, ::-1]]), apart[use]
-    pairs = pairs[np.argsort(np.tile(apart, 2), kind='stable')]
     # The nearest row of the other field, for either of the two.
-    nearest = [
-        _first(pairs[:, one] * (index.max(initial=0) + 1) + index[pairs[:, two]])
-        for one, two in ((0, 1), (1, 0))
-    ]
-    return pairs[np.logical_and(*nearest)]
-
-
-def _first(keys):
-    """Which of some numbers are the first of their value."""
-    first = np.zeros(len(keys), bool)
-    first[np.unique(keys, return_index=True)[1]] = True
-    return first
+    keys = pairs[:, 0] * (index.max(initial=0) + 1) + index[pairs[:, 1]]
+    order = np.argsort(keys)
+    start = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    apart = np.tile(apart, 2)[order]
+    least = np.minimum.reduceat(apart, start) if len(start) else apart
+    nearest = np.empty(len(keys), bool)
+    nearest[order] = apart == np.repeat(least, np.diff(start, append=len(keys)))
+    return pairs[nearest & np.roll(nearest, len(nearest) // 2)]
 
 
 def primary_rows(fields, vectors, index, probability, error):
@@ -115,7 +122,7 @@ def primary_rows(fields, vectors, index, probability, error):
     """
     pixel = np.array([field.sky.scale for field in fields])[index]
     error = np.where(np.isfinite(error), error, pixel)
-    owner = owners(fields, vectors)
+    owner = owners(fields, vectors, index)
     owned = (owner == index) | (owner < 0)
     pairs = match(vectors, index, error, pixel)
     a, b = pairs.T
@@ -140,11 +147,10 @@ def primary_rows(fields, vectors, index, probability, error):
 
 def _is_near(fields, vectors, index, reach):
     """Whether rows are within their error of what their field owns."""
-    near, step = np.zeros(len(vectors), bool), chord(reach)[:, None]
-    axes = axes_at(vectors)
-    for way in (*axes, *-axes):
-        near |= owners(fields, vectors + step * way) == index
-    return near
+    steps = chord(reach)[:, None, None] * axes_at(vectors).swapaxes(0, 1)
+    ends = vectors[:, None] + np.concatenate([steps, -steps], 1)
+    owner = owners(fields, ends.reshape(-1, 3), np.repeat(index, 4))
+    return (owner.reshape(-1, 4) == index[:, None]).any(1)
 
 
 def merged(fields, region, schema=None):
@@ -171,7 +177,8 @@ def merged(fields, region, schema=None):
     import pyarrow as pa
 
     wide = region.around(fields.margin)
-    found = fields.touching(wide) or fields.all[:1]
+    # Of none the columns.
+    found = [fields.all[k] for k in fields.touching(wide)] or fields.all[:1]
     tables, vectors, index = [], [], []
     for k, field in enumerate(found):
         rows = field.read()

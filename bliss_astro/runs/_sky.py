@@ -45,6 +45,13 @@ def chord(angle):
     return 2 * np.sin(np.radians(np.clip(angle, 0, 648000) / 3600) / 2)
 
 
+def pixels_of(order, ra, dec):
+    """Pixels of a nested HEALPix grid of an order at positions in degrees."""
+    from astropy_healpix import lonlat_to_healpix
+
+    return lonlat_to_healpix(ra * u.deg, dec * u.deg, 2**order, order='nested')
+
+
 def axes_at(vectors):
     """East and north ``(2, ..., 3)`` at unit vectors; any two directions at a pole."""
     east = np.stack([-vectors[..., 1], vectors[..., 0], 0 * vectors[..., 0]], -1)
@@ -53,9 +60,10 @@ def axes_at(vectors):
     return np.stack([east, np.cross(vectors, east)])
 
 
-def _powers(values):
-    x, y = values.T
-    return np.stack([x**i * y**j for i, j in _POWERS], -1)
+def _powers(x, y):
+    """Products of powers ``(10, N)``."""
+    xs, ys = ([np.ones_like(v), v, v * v, v * v * v] for v in (x, y))
+    return np.stack([xs[i] * ys[j] for i, j in _POWERS])
 
 
 @dataclasses.dataclass
@@ -95,10 +103,13 @@ class FieldSky:
     def __post_init__(self):
         for name in ('middle', 'to_plane', 'to_pixel'):
             setattr(self, name, np.asarray(getattr(self, name)))
+        # Directions of the plane, and the middle.
+        self.frame = np.vstack([axes_at(self.middle), self.middle])
 
     def to_dict(self):
         """Plain values, of which the constructor makes the same."""
-        return {name: np.asarray(value).tolist() for name, value in vars(self).items()}
+        names = [field.name for field in dataclasses.fields(self)]
+        return {name: np.asarray(getattr(self, name)).tolist() for name in names}
 
     @classmethod
     def of(cls, wcs, shape):
@@ -118,9 +129,10 @@ class FieldSky:
         plane = vectors @ axes_at(middle).T / near[:, None]
         width = float(np.abs(plane).max())
         plane /= width
-        to_plane = np.linalg.lstsq(_powers(2 * nodes), plane, rcond=None)[0]
-        to_pixel = np.linalg.lstsq(_powers(plane), 2 * nodes, rcond=None)[0]
-        off = (_powers(plane) @ to_pixel - 2 * nodes) * size / 2
+        powers = _powers(*2 * nodes.T).T, _powers(*plane.T).T
+        to_plane = np.linalg.lstsq(powers[0], plane, rcond=None)[0]
+        to_pixel = np.linalg.lstsq(powers[1], 2 * nodes, rcond=None)[0]
+        off = (powers[1] @ to_pixel - 2 * nodes) * size / 2
         if np.abs(off).max() > 0.5:
             return None
         area = abs(
@@ -133,20 +145,19 @@ class FieldSky:
 
     def vectors(self, x, y):
         """Unit vectors of pixels."""
-        size = np.array(self.shape[::-1], float)
-        pixel = (2 * np.stack([x, y], -1).reshape(-1, 2) + 1) / size - 1
-        plane = self.width * _powers(pixel) @ self.to_plane
-        made = self.middle + plane @ axes_at(self.middle)
+        ny, nx = self.shape
+        powers = _powers((2 * x + 1) / nx - 1, (2 * y + 1) / ny - 1)
+        plane = self.width * self.to_plane.T @ powers
+        made = self.middle + plane.T @ self.frame[:2]
         return made / np.linalg.norm(made, axis=-1, keepdims=True)
 
     def pixels(self, vectors):
         """Columns and rows of unit vectors; NaN for those that are far."""
-        middle, size = self.middle, np.array(self.shape[::-1], float)
-        near = vectors @ middle
+        *plane, near = self.frame @ vectors.T
         far = near < np.cos(np.radians(self.radius / 3600 * 1.1 + 1e-3))
-        near = np.where(far, np.nan, near)
-        plane = vectors @ axes_at(middle).T / near[:, None] / self.width
-        return (0.5 * ((_powers(plane) @ self.to_pixel + 1) * size - 1)).T
+        near = np.where(far, np.nan, near * self.width)
+        pixel = self.to_pixel.T @ _powers(*plane / near)
+        return 0.5 * ((pixel + 1) * np.array(self.shape[::-1])[:, None] - 1)
 
     def points(self, spacing):
         """Unit vectors of points of the image, at most so many arcsec apart."""

@@ -11,6 +11,7 @@ import pytest
 from astropy.wcs import WCS
 from pyarrow import parquet
 
+from bliss_astro.runs._merge import owners
 from bliss_astro.runs._sky import FieldSky, to_vectors
 
 SCALE, SHAPE = 0.4, (200, 260)
@@ -124,3 +125,21 @@ def make_wcs():
     Give the function that makes a WCS.
     """
     return tan_wcs
+
+
+def owner_of(fields, vectors):
+    """
+    Index of the field that owns each of some unit vectors, wherever they are.
+    """
+    index = np.argmax([field.border(vectors) > 0 for field in fields], axis=0)
+    order, found = np.argsort(index), np.empty(len(index), int)
+    found[order] = owners(fields, vectors[order], index[order])
+    return found
+
+
+@pytest.fixture(scope='session')
+def owners_of():
+    """
+    Give the function that finds owners.
+    """
+    return owner_of

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from bliss_astro.runs import merge_chunks
 from bliss_astro.runs._done import Field, Fields, read_records
 from bliss_astro.runs._hats import pixel_region, pixels_of
-from bliss_astro.runs._merge import merged, owners
+from bliss_astro.runs._merge import merged
 from bliss_astro.runs._sky import Region, chord, to_degrees, to_vectors
 
 SKY = Region.of(None)
@@ -72,44 +72,46 @@ def _names(rows):
     return set(zip(*own, strict=True))
 
 
-def test_owner_does_not_depend_on_order_or_measurement(make_survey, tmp_path):
+def test_owner_does_not_depend_on_order_or_measurement(
+    make_survey, tmp_path, owners_of
+):
     make_survey(tmp_path / 'run', PLACES, n=50)
     fields = fields_of(tmp_path / 'run').all
     points = np.concatenate([field.sky.points(3.0) for field in fields])
     points = points[np.max([field.border(points) for field in fields], 0) > 0]
     names = np.array([field.id for field in fields])
-    found = names[owners(fields, points)]
+    found = names[owners_of(fields, points)]
     order = np.random.default_rng(1).permutation(len(fields))
     mixed = Fields([fields[k] for k in order]).all
-    assert np.array_equal(names[owners(mixed, points)], found)
+    assert np.array_equal(names[owners_of(mixed, points)], found)
     assert len(set(found)) == 9
     # The field whose border is farthest.
     borders = [field.border(points) for field in fields]
     assert np.array_equal(names[np.argmax(borders, 0)], found)
 
 
-def test_deepest_field_owns_but_for_its_edge(make_survey, tmp_path):
+def test_deepest_field_owns_but_for_its_edge(make_survey, tmp_path, owners_of):
     make_survey(tmp_path / 'run', [(0, 0), (30, 20)], n=50)
     fields = fields_of(tmp_path / 'run').all
     points = fields[0].sky.points(2.0)
     borders = [field.border(points) for field in fields]
-    assert {0, 1} <= set(owners(fields, points))
+    assert {0, 1} <= set(owners_of(fields, points))
     # By less than a step the border decides still.
     fields[1].numbers['limits'] = {'': 890.0}
     assert np.array_equal(
-        owners(fields, points),
+        owners_of(fields, points),
         np.where(np.max(borders, 0) > 0, np.argmax(borders, 0), -1),
     )
     fields[1].numbers['limits'] = {'': 700.0}
-    owner, deep = owners(fields, points), borders[1] > 12 * 0.4
+    owner, deep = owners_of(fields, points), borders[1] > 12 * 0.4
     assert set(owner[deep]) == {1}
     assert set(owner[(borders[0] > 12 * 0.4) & ~deep]) == {0}
     # A field whose depth is not known.
     fields[1].numbers['limits'] = {'': None}
-    assert len(set(owners(fields, points))) > 1
+    assert len(set(owners_of(fields, points))) > 1
 
 
-def test_boxes_of_a_mosaic_decide(make_survey, tmp_path):
+def test_boxes_of_a_mosaic_decide(make_survey, tmp_path, owners_of):
     # Chunks of 260 columns that share 60, of which each owns 30.
     boxes = [((0, 230), (0, 200)), ((30, 260), (0, 200))]
     places = [(0, 0), (200, 0)]
@@ -117,7 +119,7 @@ def test_boxes_of_a_mosaic_decide(make_survey, tmp_path):
     fields = fields_of(tmp_path / 'run')
     points = fields.all[0].sky.points(2.0)
     x, y = fields.all[0].sky.pixels(points)
-    owner, inside = owners(fields.all, points), (x > 35) & (x < 259)
+    owner, inside = owners_of(fields.all, points), (x > 35) & (x < 259)
     inside &= (y > 0) & (y < 199)
     assert np.array_equal(owner[inside] == 0, x[inside] < 229.5)
     rows = merged(fields, SKY)
@@ -141,7 +143,9 @@ def test_boxes_of_a_mosaic_decide(make_survey, tmp_path):
     assert set(cKDTree(truth).query(np.concatenate(vectors))[1]) == set(which)
 
 
-def test_masked_places_belong_to_a_field_that_sees_them(make_survey, tmp_path):
+def test_masked_places_belong_to_a_field_that_sees_them(
+    make_survey, tmp_path, owners_of
+):
     make_survey(tmp_path / 'run', [(0, 0), (130, 0)], n=400)
     path = tmp_path / 'run' / 'fields' / 'f00.npz'
     arrays = dict(np.load(path))
@@ -150,11 +154,11 @@ def test_masked_places_belong_to_a_field_that_sees_them(make_survey, tmp_path):
     field, other = fields_of(tmp_path / 'run').all
     x, y = np.meshgrid(np.arange(128, 158), np.arange(20, 180, 7))
     points = field.sky.vectors(x.ravel(), y.ravel())
-    assert set(owners([field, other], points)) == {0}
+    assert set(owners_of([field, other], points)) == {0}
     field.numbers['share'] = 0.9
     seen = other.border(points) > 0
-    assert set(owners([field, other], points)[seen]) == {1}
-    assert set(owners([field, other], points)[~seen]) <= {0}
+    assert set(owners_of([field, other], points)[seen]) == {1}
+    assert set(owners_of([field, other], points)[~seen]) <= {0}
 
 
 def test_most_probable_row_at_a_border(make_wcs, make_field, tmp_path):

@@ -17,7 +17,6 @@ from scipy.spatial import cKDTree
 from bliss_astro import detect_sources
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 from bliss_astro.runs import catalog_field, find_fields, open_survey
-from bliss_astro.runs._merge import owners
 from bliss_astro.runs._sky import axes_at, chord, to_vectors
 from bliss_astro.runs._table import row_of
 
@@ -67,7 +66,7 @@ def exposures(make_wcs, tmp_path_factory):
     return survey, records, fields, to_vectors(ra, dec), flux
 
 
-def test_probabilities_are_calibrated_where_exposures_overlap(exposures):
+def test_probabilities_are_calibrated_where_exposures_overlap(exposures, owners_of):
     survey, records, _, truth, _ = exposures
     rows = survey.rows()
     assert sum(record['n_rows'] for record in records) > 1.5 * len(rows)
@@ -83,7 +82,7 @@ def test_probabilities_are_calibrated_where_exposures_overlap(exposures):
     # No source twice, and all bright ones once.
     assert len(set(which[true])) == true.sum()
     fields = survey._on_sky.all
-    inside = owners(fields, truth) >= 0
+    inside = owners_of(fields, truth) >= 0
     bright = exposures[-1] > 2000
     found = np.isin(np.arange(len(truth)), which[true])
     assert found[inside & bright].mean() > 0.97
@@ -101,10 +100,10 @@ def test_probabilities_are_calibrated_where_exposures_overlap(exposures):
         assert np.all(rows[name][bright] < 0.1 * 0.4 * 2**0.5 * u.arcsec)
 
 
-def test_counts_over_regions(exposures):
+def test_counts_over_regions(exposures, owners_of):
     survey, _, _, truth, _ = exposures
     fields = survey._on_sky.all
-    inside = owners(fields, truth) >= 0
+    inside = owners_of(fields, truth) >= 0
     for radius in 20, 40, 300:
         cone = SkyCoord(0, 60, unit='deg'), radius * u.arcsec
         count, error = survey.expected_counts(cone), survey.expected_counts_error(cone)
@@ -149,13 +148,13 @@ def test_a_single_field_counts_as_its_catalogue(exposures, tmp_path):
     assert rows.image['expected_count'][0] == pytest.approx(count, rel=2)
 
 
-def test_maps_and_their_files(exposures):
+def test_maps_and_their_files(exposures, owners_of):
     survey, records, _, truth, flux = exposures
     table = survey.maps(13)
     assert table.meta['order'] == 13
     # The pixels cover what the fields do.
     area = (table['share'].sum() / (12 * 4**13)) * 41252.96 * 3600
-    x = np.mean([owners(survey._on_sky.all, truth) >= 0]) * (500 * 0.4 / 60) ** 2
+    x = np.mean([owners_of(survey._on_sky.all, truth) >= 0]) * (500 * 0.4 / 60) ** 2
     assert area == pytest.approx(x, rel=0.1)
     assert table['depth'].value == pytest.approx(records[0]['depth'], rel=1e-3)
     expected = survey.expected_counts()
@@ -167,7 +166,7 @@ def test_maps_and_their_files(exposures):
     # Recall by true flux, from matches.
     rows = survey.rows()['sky_centroid']
     apart, _ = cKDTree(to_vectors(rows.ra.deg, rows.dec.deg)).query(truth)
-    inside = owners(survey._on_sky.all, truth) >= 0
+    inside = owners_of(survey._on_sky.all, truth) >= 0
     limit = table['limit_90'].value[0]
     found = apart[inside & (flux > limit) & (flux < 2 * limit)] < chord(0.8)
     assert found.mean() == pytest.approx(0.97, abs=0.08)
