@@ -3,7 +3,6 @@
 Fields of a run that are done: their records, rows, marginals and place on the sky.
 """
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -56,28 +55,22 @@ class Field:
 
     def read(self, columns=None):
         """Rows, a table of Arrow; an `OSError` that names a damaged file."""
-        with self._file() as file:
-            rows = file.read(columns, use_threads=False)
-            place = [rows[name].to_numpy() for name in ('ra', 'dec')]
-            if not np.isfinite(place).all():
-                msg = 'rows have no place on the sky'
-                raise ValueError(msg)
-        return rows
+        return self.read_with_schema(columns)[0]
 
-    def schema(self):
-        """Columns of the rows."""
-        with self._file() as file:
-            return file.schema_arrow
-
-    @contextlib.contextmanager
-    def _file(self):
+    def read_with_schema(self, columns):
+        """Rows, and the schema of all columns."""
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
 
         path = self.folder / 'fields' / f'{self.id}.parquet'
         try:
             with ParquetFile(path) as file:
-                yield file
+                rows = file.read(columns, use_threads=False)
+                place = [rows[name].to_numpy() for name in ('ra', 'dec')]
+                if not np.isfinite(place).all():
+                    msg = 'rows have no place on the sky'
+                    raise ValueError(msg)
+                return rows, file.schema_arrow
         except (ArrowException, KeyError, OSError, ValueError) as error:
             raise _damaged(path, error) from error
 
@@ -119,7 +112,7 @@ class Field:
 def _read_arrays(path, _key):
     try:
         with path.open('rb') as file, np.load(file) as arrays:
-            return dict(arrays)
+            return {name: arrays[name] for name in arrays if 'cutout' not in name}
     except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise _damaged(path, error) from error
 

@@ -18,6 +18,7 @@ import astropy.units as u
 import numpy as np
 from astropy.table import Column, QTable, Table
 from astropy.table.meta import get_yaml_from_table
+from scipy.spatial import cKDTree
 
 from bliss_astro import __version__
 from bliss_astro.catalog import ProbabilisticCatalog
@@ -25,7 +26,7 @@ from bliss_astro.catalog._formats import make_card
 from bliss_astro.catalog._io import restore
 
 from ._merge import merged, unify
-from ._sky import Region, pixels_of, to_degrees, to_vectors
+from ._sky import Region, chord, pixels_of, to_degrees, to_vectors
 
 # Order of the spatial index, and the finest one of partitions (3.4 arcmin).
 _INDEX_ORDER, _MAX_ORDER = 29, 10
@@ -34,6 +35,8 @@ _INDEX = '_healpix_29'
 _META = ('date', 'encoder', 'encoder_sha256')
 # Property with the hash of the fields.
 _STATE = 'bliss_astro_fields'
+# Points of a side of a pixel.
+_N_EDGE = 512
 # Partitions of a folder.
 _FOLDER_SIZE = 10_000
 
@@ -83,14 +86,20 @@ def pixel_region(order, pixel):
     [middle] = to_vectors(
         *(v.deg for v in healpix_to_lonlat([pixel], 2**order, order='nested'))
     )
-    edge = boundaries_lonlat([pixel], 8, 2**order, order='nested')
+    edge = boundaries_lonlat([pixel], _N_EDGE, 2**order, order='nested')
     edge = to_vectors(*(v.deg.ravel() for v in edge))
-    reach = np.arccos((edge @ middle).clip(-1, 1).min())
-    return Region(
-        lambda vectors: pixels_of(order, *to_degrees(vectors)) == pixel,
-        middle,
-        float(1.01 * np.degrees(reach) * 3600),
-    )
+    radius = np.degrees(np.arccos((edge @ middle).clip(-1, 1).min())) * 3600
+    tree = cKDTree(edge)
+
+    def test(vectors):
+        return pixels_of(order, *to_degrees(vectors)) == pixel
+
+    def near(vectors, reach):
+        return test(vectors) | (tree.query(vectors)[0] < chord(reach + spacing))
+
+    # Of points of the edge, at most.
+    spacing = 4 * radius / _N_EDGE
+    return Region(test, middle, float(1.01 * radius), near)
 
 
 def write_hats(fields, folder, run, *, max_rows=200_000):
@@ -135,16 +144,16 @@ def write_hats(fields, folder, run, *, max_rows=200_000):
 
 def _survey_rows(fields):
     """Pixels of the finest order with their numbers of rows, and the schema of all."""
-    cells, schemas, names, damaged = [], [], [], []
+    counts = np.zeros(12 * 4**_MAX_ORDER, np.int32)
+    schemas, names, damaged = [], [], []
     for field in fields.all:
         try:
-            rows, schema = field.read(['ra', 'dec']), field.schema()
+            rows, schema = field.read_with_schema(['ra', 'dec'])
         except OSError as error:
             damaged.append(str(error))
             continue
-        if len(rows):
-            place = (rows[name].to_numpy() for name in ('ra', 'dec'))
-            cells.append(np.unique(pixels_of(_MAX_ORDER, *place), return_counts=True))
+        place = (column.to_numpy() for column in rows.columns)
+        np.add.at(counts, pixels_of(_MAX_ORDER, *place), 1)
         if not any(schema.equals(one, check_metadata=True) for one in schemas):
             schemas.append(schema)
             names.append(field.id)
@@ -152,9 +161,8 @@ def _survey_rows(fields):
         more = f' (and {len(damaged) - 3} more)' if len(damaged) > 3 else ''
         raise OSError('; '.join(damaged[:3]) + more)
     schema = unify(schemas, names)
-    cells = np.concatenate([np.zeros((2, 0), int), *map(np.stack, cells)], axis=1)
-    pixels, inverse = np.unique(cells[0], return_inverse=True)
-    return (pixels, np.bincount(inverse, cells[1]).astype(int)), schema
+    cells = np.flatnonzero(counts)
+    return (cells, counts[cells]), schema
 
 
 def _partitions(cells, counts, max_rows):

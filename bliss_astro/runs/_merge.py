@@ -50,8 +50,9 @@ def owners(fields, vectors, index):
             start, stop = first[run[0]], first[run[-1] + 1]
             near.append(start + np.flatnonzero(vectors[start:stop] @ middle > least))
         near = np.concatenate(near)
+        claim = field.rank if len(others) > 1 else field.border
         for some in np.array_split(near, len(near) // _BLOCK + 1):
-            rank = field.rank(vectors[some])
+            rank = claim(vectors[some])
             # The first of equal ones.
             better = rank > best[some]
             best[some[better]], owner[some[better]] = rank[better], k
@@ -184,7 +185,7 @@ def merged(fields, region, schema=None):
         rows = field.read()
         own = to_vectors(rows['ra'].to_numpy(), rows['dec'].to_numpy())
         near = np.flatnonzero(wide.contains(own))
-        tables.append(rows.take(near))
+        tables.append(rows if len(near) == len(rows) else rows.take(near))
         vectors.append(own[near])
         index.append(np.full(len(near), k))
     rows = join(tables, schema)
@@ -194,11 +195,11 @@ def merged(fields, region, schema=None):
     keys = vectors, index, rows['probability'].to_numpy(), error
     primary, pairs = primary_rows(found, *keys)
     chosen = np.flatnonzero(primary & region.contains(vectors))
-    names = rows['field'].to_pylist(), rows['id'].to_pylist()
-    others = {}
-    for one, other in pairs[np.isin(pairs[:, 0], chosen)].tolist():
-        others.setdefault(one, []).append(f'{names[0][other]}:{names[1][other]}')
-    others = [sorted(others.get(k, ())) for k in chosen.tolist()]
+    one, other = pairs[np.isin(pairs[:, 0], chosen)].T
+    names, others = rows.select(['field', 'id']).take(other), {}
+    for k, *name in zip(one.tolist(), *(c.to_pylist() for c in names), strict=True):
+        others.setdefault(k, []).append('{}:{}'.format(*name))
+    others = [sorted(others[k]) if k in others else () for k in chosen.tolist()]
     rows = rows.take(chosen).drop_columns(['owned'])
     sky = [field.sky for field in found]
     errors = _sky_errors(rows, sky, index[chosen], vectors[chosen])
@@ -219,11 +220,13 @@ def _sky_errors(rows, sky, index, vectors):
         for name in ('x_centroid', 'y_centroid', 'x_err', 'y_err', 'x_y_cov')
     )
     steps = np.zeros((2, len(x), 3))
-    for k in np.unique(index):
-        own = index == k
-        for step, (dx, dy) in zip(steps, np.eye(2) / 2, strict=True):
-            ends = (sky[k].vectors(x[own] + s * dx, y[own] + s * dy) for s in (1, -1))
-            step[own] = np.subtract(*ends)
+    # Half a pixel to both sides along x, then y.
+    shift = np.kron(np.eye(2), [0.5, -0.5])[..., None]
+    first = np.searchsorted(index, np.arange(len(sky) + 1))
+    for own, one in zip(map(slice, first, first[1:]), sky, strict=True):
+        ends = np.stack([x[own], y[own]])[:, None] + shift
+        ends = one.vectors(*ends.reshape(2, -1)).reshape(4, -1, 3)
+        steps[:, own] = ends[::2] - ends[1::2]
     axes = axes_at(vectors)
     jacobian = np.degrees(np.einsum('snk,ank->nas', steps, axes)) * 3600
     moments = np.array([[error[0] ** 2, cov], [cov, error[1] ** 2]]).transpose(2, 0, 1)

@@ -178,6 +178,8 @@ class Region:
     test: object
     middle: np.ndarray | None = None
     radius: float = np.inf
+    # Whether unit vectors are so many arcsec from it, where the circle is too wide.
+    near: object = None
 
     def contains(self, vectors):
         """Whether unit vectors ``(N, 3)`` lie inside, bool array ``(N,)``."""
@@ -185,14 +187,21 @@ class Region:
 
     def around(self, margin):
         """The circle, wider by a margin in arcsec, as a region."""
-        return self if self.middle is None else _cone(self.middle, self.radius + margin)
+        if self.middle is None:
+            return self
+        near = self.near and (lambda vectors, reach: self.near(vectors, reach + margin))
+        wide = _cone(self.middle, self.radius + margin)
+        return dataclasses.replace(wide, near=near)
 
     def may_touch(self, middles, radii):
         """Whether circles ``(N, 3)``, ``(N,)`` (arcsec) may have points inside."""
         if self.middle is None:
             return np.ones(len(middles), bool)
         reach = chord(self.radius + radii + 1)
-        return np.linalg.norm(middles - self.middle, axis=-1) <= reach
+        touching = np.linalg.norm(middles - self.middle, axis=-1) <= reach
+        if self.near:
+            touching[touching] = self.near(middles[touching], radii[touching])
+        return touching
 
     @classmethod
     def of(cls, region):
