@@ -16,7 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bliss_astro._arguments import as_list, check_integer, must, require, require_type
+from bliss_astro._arguments import (
+    as_list,
+    check_integer,
+    counted,
+    must,
+    require,
+    require_type,
+)
 from bliss_astro._atomic import lock_folder
 from bliss_astro._warnings import collect_warnings, warn
 from bliss_astro.encoders._weights import DEFAULT_ENCODER
@@ -64,7 +71,8 @@ def run_survey(
     Parameters
     ----------
     fields : list of `FieldRef`
-        Fields, such as `find_fields` returns. They may be further ones of a run.
+        Fields, such as `find_fields` returns. They may be further ones of a run: fields
+        of earlier calls stay in the survey, with a warning.
 
     output : str or `~os.PathLike`
         Folder of the run, which all workers have to see.
@@ -121,7 +129,8 @@ def run_survey(
     Warns
     -----
     AstropyUserWarning
-        If the cluster has no workers yet, or no field has a place on the sky.
+        If the cluster has no workers yet, if fields of earlier calls are not in the
+        list, or if no field has a place on the sky.
 
     TypeError, ValueError
         If an argument is not allowed; if the first fields have fluxes in different
@@ -174,9 +183,16 @@ class _Run:
         self.first, self.n_alike = {}, 0
         self.todo, self.tries = collections.deque(), collections.Counter()
         own = {field.id for field in fields}
-        for path in (output / 'fields').glob('*.json'):
-            if path.stem not in own:
-                self.add(read_record(output, path.stem))
+        names = sorted(path.stem for path in (output / 'fields').glob('*.json'))
+        earlier = [name for name in names if name not in own]
+        for name in earlier:
+            self.add(read_record(output, name))
+        if earlier:
+            named = ', '.join(earlier[:3]) + ' ...' * (len(earlier) > 3)
+            warn(
+                f'the survey keeps {counted(len(earlier), "field")} of earlier calls '
+                f'({named}). {LEFT_OUT} {output}/fields.'
+            )
         for field in fields:
             record = job.done(field, output)
             if record is None:

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import QTable, Table
+from astropy.utils.exceptions import AstropyUserWarning
 from distributed import Client, LocalCluster
 from pyarrow import dataset
 
@@ -284,7 +285,13 @@ def test_a_field_that_kills_its_worker(client, fields, tmp_path):
     run_survey([deadly, *fields], tmp_path / 'run', client=client, retries=0, **QUIET)
     table = _table(tmp_path / 'run')
     assert table['deadly']['reason'].startswith('KilledWorker: ')
+    # It stays, as do all fields of earlier calls.
+    with pytest.warns(AstropyUserWarning, match=r'keeps 1 field of .*\(deadly\)'):
+        again = run_survey(fields, tmp_path / 'run', client=client, **QUIET).fields
+    assert 'deadly' in again['field']
+    (tmp_path / 'run' / 'fields' / 'deadly.json').unlink()
     again = run_survey(fields, tmp_path / 'run', client=client, **QUIET).fields
+    assert 'deadly' not in again['field']
     assert {row['status'] for row in again if row['field'] != 'deadly'} == {'done'}
 
 
