@@ -14,7 +14,7 @@ from astropy.table import QTable
 from scipy.special import ndtr
 
 from ._hats import table_of
-from ._merge import merged, owners
+from ._merge import merged, owned
 from ._sky import chord, to_degrees, to_vectors
 
 # Columns of rows that counts need.
@@ -82,7 +82,7 @@ def parts_of(fields, region, columns=COUNTED):
         homes = np.repeat(index, [len(part.vectors) for part in parts])
         vectors = np.concatenate([part.vectors for part in parts])
         own = region.contains(vectors)
-        own[own] = owners(found, vectors[own], homes[own]) == homes[own]
+        own[own] = owned(found, vectors[own], homes[own])
         own = np.split(own, np.flatnonzero(np.diff(homes)) + 1)
         for part, which in zip(parts, own, strict=True):
             part.keep(which)

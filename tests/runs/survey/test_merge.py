@@ -10,10 +10,11 @@ import pytest
 from scipy.spatial import cKDTree
 
 from bliss_astro.runs import merge_chunks
+from bliss_astro.runs._counts import parts_of
 from bliss_astro.runs._done import Field, Fields, read_records
 from bliss_astro.runs._hats import pixel_region, pixels_of
 from bliss_astro.runs._merge import merged
-from bliss_astro.runs._sky import Region, chord, to_degrees, to_vectors
+from bliss_astro.runs._sky import FieldSky, Region, chord, to_degrees, to_vectors
 
 SKY = Region.of(None)
 NAMES = ('x_centroid', 'y_centroid', 'x_err', 'y_err', 'probability')
@@ -88,6 +89,45 @@ def test_owner_does_not_depend_on_order_or_measurement(
     # The field whose border is farthest.
     borders = [field.border(points) for field in fields]
     assert np.array_equal(names[np.argmax(borders, 0)], found)
+
+
+@pytest.mark.parametrize('batch', [1, 3e7])
+def test_each_place_belongs_to_one_field(
+    make_survey, tmp_path, owners_of, monkeypatch, batch
+):
+    """
+    Also for fields of the same place, of which the first is taken.
+    """
+    monkeypatch.setattr('bliss_astro.runs._done._BATCH', batch)
+    make_survey(tmp_path / 'run', [*PLACES, *PLACES[:3]], n=300)
+    fields = fields_of(tmp_path / 'run')
+    fields.all[10].sky = fields.all[0].sky
+    fields = Fields(fields.all)
+    parts = list(parts_of(fields, SKY))
+    assert sorted(part.field.id for part in parts) == [f.id for f in fields.all]
+    for part in parts:
+        own = np.concatenate([part.own_rows, part.own_points.ravel()])
+        found = owners_of(fields.all, part.vectors)
+        assert np.array_equal(own, found == fields.all.index(part.field))
+    kept = {part.field.id: part.own_points.sum() for part in parts}
+    assert kept['f10'] == 0 < kept['f00']
+
+
+def test_work_does_not_grow_with_the_square_of_the_overlap(
+    make_survey, tmp_path, monkeypatch
+):
+    make_survey(tmp_path / 'run', [(3 * k, 2 * k) for k in range(20)], n=50)
+    fields, sizes = fields_of(tmp_path / 'run'), []
+    pixels = FieldSky.pixels
+
+    def count(self, vectors):
+        sizes.append(len(vectors))
+        return pixels(self, vectors)
+
+    monkeypatch.setattr(FieldSky, 'pixels', count)
+    n = sum(len(part.vectors) for part in parts_of(fields, SKY))
+    # Of 20 for each.
+    assert sum(sizes) < 6 * n
 
 
 def test_deepest_field_owns_but_for_its_edge(make_survey, tmp_path, owners_of):
