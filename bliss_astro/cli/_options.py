@@ -97,11 +97,7 @@ OPTIONS = {
     'gain': (positive_float, 'G', 'electrons per data unit'),
     'saturation': (positive_float, 'LEVEL', 'saturation level, in data units'),
     'zero_point': (magnitude, 'MAG', 'AB magnitude of 1 data unit; makes fluxes nmgy'),
-    'band': (
-        tuple('ugriz'),
-        None,
-        'for SDSS a check; needed for any psField',
-    ),
+    'band': (tuple('ugriz'), None, 'of SDSS a check; needed for any psField'),
     'band:field': (tuple('ugriz'), None, 'band of that PSF (default: r)'),
     'fpm': (str, 'FILE', 'fpM: mask planes of the field'),
     'tsfield': (str, 'FILE', 'tsField: calibration of fpC'),
@@ -208,8 +204,7 @@ _ARGUMENTS = {'noise': 'bkg_error', 'rms': 'bkg_error', 'gain': 'effective_gain'
 _IMAGE_ARGUMENTS = {}
 for _name in re.split('[ /]', ' '.join(_IMAGE_GROUPS.values())):
     _IMAGE_ARGUMENTS.setdefault(_ARGUMENTS.get(_name, _name), []).append(_name)
-_OTHERS = {'n_threads': ['threads'], 'client': ['scheduler']}
-_ALL_ARGUMENTS = _IMAGE_ARGUMENTS | _OTHERS
+_ALL_ARGUMENTS = {'n_threads': ['threads'], 'client': ['scheduler']} | _IMAGE_ARGUMENTS
 
 
 def add_command(commands, name, run, options, output=''):

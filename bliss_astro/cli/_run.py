@@ -5,6 +5,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from bliss_astro._arguments import counted
 
 from ._files import UsageError, say, shows_progress, status
@@ -61,17 +63,23 @@ def run_run(options):
         say(f'{row["field"]}: {row["reason"]}', label='failed')
     if len(failed) > _NAMED:
         say(f'and {len(failed) - _NAMED} more, see {options.output}/fields.ecsv')
-    print(f'fields   {len(fields)}')
-    print(f'done     {table.meta["done"]}')
-    print(f'skipped  {table.meta["skipped"]} (done before)')
-    print(f'failed   {len(failed)}')
     strange = sum(bool(row['findings'] or row['warnings']) for row in table)
-    print(
-        f'warned   {strange} (findings of the self-check or warnings, see the report)'
-    )
-    print(f'rows     {sum(row["n_rows"] for row in table)} (of all fields)')
-    print(f'folder   {options.output}')
-    print(f'report   {report}')
+    off_sky = np.sum(np.isnan(table['ra']) & (table['status'] == 'done'))
+    for name, text in (
+        ('fields', len(fields)),
+        ('done', table.meta['done']),
+        ('skipped', f'{table.meta["skipped"]} (done before)'),
+        ('failed', len(failed)),
+        (
+            'warned',
+            f'{strange} (by the self-check or others, see the report)',
+        ),
+        ('rows', f'{sum(table["n_rows"])} (of all fields)'),
+        ('off sky', f'{off_sky} (no WCS: their rows are in fields/ID.parquet alone)'),
+        ('folder', options.output),
+        ('report', report),
+    ):
+        print(f'{name:8} {text}')
     return int(bool(failed))
 
 

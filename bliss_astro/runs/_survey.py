@@ -25,7 +25,7 @@ from bliss_astro._arguments import (
     require_type,
 )
 from bliss_astro._atomic import lock_folder
-from bliss_astro._warnings import collect_warnings, warn
+from bliss_astro._warnings import warn
 from bliss_astro.encoders._weights import DEFAULT_ENCODER
 
 from ._done import LEFT_OUT, difference
@@ -43,6 +43,8 @@ _AHEAD = 3
 _SETTLED = 10
 # Seconds between looks at the number of workers, and between tables of the fields.
 _LOOK, _SAVE = 5.0, 60.0
+# Usual address of the page of a cluster.
+_HERE, _PORT = '127.0.0.1', 8787
 # Dask makes workers return memory at once, so that each operation asks for it again.
 _KEEP_MEMORY = {'distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_': None}
 
@@ -333,10 +335,9 @@ def _client_of(client, workers):
             # too and taken away at the end.
             before = {*os.environ}
             stack.callback(lambda: [os.environ.pop(k) for k in {*os.environ} - before])
-            # The page moves to another port where that is in use.
             stack.enter_context(dask.config.set(_KEEP_MEMORY))
-            with collect_warnings(UserWarning), _interrupts_ignored():
-                client = LocalCluster(**own, dashboard_address='127.0.0.1:8787')
+            with _interrupts_ignored():
+                client = LocalCluster(**own, dashboard_address=_dashboard())
             stack.enter_context(client)
         try:
             opened = Client(client)
@@ -345,6 +346,13 @@ def _client_of(client, workers):
             got = f'{client!r} ({" ".join(str(error).split())})'
             raise ConnectionError(must('client', allowed, got)) from error
         yield stack.enter_context(opened)
+
+
+def _dashboard():
+    """Address of the page of a cluster here: on another port where that is in use."""
+    with contextlib.suppress(OSError), socket.create_server((_HERE, _PORT)):
+        return f'{_HERE}:{_PORT}'
+    return f'{_HERE}:0'
 
 
 @contextlib.contextmanager

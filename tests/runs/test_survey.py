@@ -325,6 +325,7 @@ def test_command(client, images, tmp_path, capsys):
     assert main([*words, '-q']) == 0
     assert list(_table(tmp_path / 'table')) == ['one']
     assert (tmp_path / 'table' / 'report.html').is_file()
+    assert 'off sky  0 (no WCS' in capsys.readouterr().out
     mosaic = np.random.default_rng(1).normal(0, 29.4, (300, 420)).astype('float32')
     fits.writeto(tmp_path / 'mosaic.fits', mosaic)
     words[1], words[3] = str(tmp_path / 'mosaic.fits'), str(tmp_path / 'chunks')
@@ -332,8 +333,18 @@ def test_command(client, images, tmp_path, capsys):
     assert list(_table(tmp_path / 'chunks')) == [
         *('mosaic-x0-y0', 'mosaic-x0-y1', 'mosaic-x1-y0', 'mosaic-x1-y1')
     ]
+    assert 'off sky  4 (no WCS' in capsys.readouterr().out
     assert main([*words, '--chunk', '256', '--survey', 'sdss']) == 2
     assert 'leave out --survey' in capsys.readouterr().err
+    assert main([*words, '--psf', 'absent.fits']) == 1
+    assert (
+        "--psf must name a file that is there; got 'absent" in capsys.readouterr().err
+    )
+    words[1], words[-1] = str(images), 'nowhere'
+    assert main(words) == 1
+    assert '--scheduler must be the address of a sch' in capsys.readouterr().err
+    assert main([*words[:3], str(broken)]) == 1
+    assert '--output must be a folder, or' in capsys.readouterr().err
 
 
 # Jobs in the background of a shell ignore Ctrl-C.

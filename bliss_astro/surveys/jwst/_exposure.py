@@ -156,9 +156,8 @@ def _parse_name(name):
     if found is None:
         return None
     # Of two filters in the beam the pupil wheel's, the narrower one, is the last.
-    return found[1].rstrip('_') + (found[3] or ''), _FILTER.findall(found[2])[
-        -1
-    ].upper()
+    name = found[1].rstrip('_') + (found[3] or '')
+    return name, _FILTER.findall(found[2])[-1].upper()
 
 
 def _is_i2d(hdus):
