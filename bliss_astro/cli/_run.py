@@ -36,12 +36,12 @@ def run_run(options):
 
     from bliss_astro.runs import run_survey, write_report
 
-    fields = _fields(options)
+    fields, folder = _fields(options), Path(options.output).expanduser()
     status(options, f'found {counted(len(fields), "field")}')
     try:
         run_survey(
             fields,
-            options.output,
+            folder,
             client=options.scheduler,
             workers=options.workers,
             encoder=options.encoder,
@@ -55,14 +55,14 @@ def run_run(options):
     except KeyboardInterrupt:
         msg = 'interrupted; what is done is kept, and the same command goes on with it'
         raise KeyboardInterrupt(msg) from None
-    report = write_report(options.output, overwrite=True)
-    table = QTable.read(Path(options.output) / 'fields.ecsv')
+    report = write_report(folder, overwrite=True)
+    table = QTable.read(folder / 'fields.ecsv')
     own = {field.id for field in fields}
     failed = [row for row in table if row['status'] != 'done' and row['field'] in own]
     for row in failed[:_NAMED]:
         say(f'{row["field"]}: {row["reason"]}', label='failed')
     if len(failed) > _NAMED:
-        say(f'and {len(failed) - _NAMED} more, see {options.output}/fields.ecsv')
+        say(f'and {len(failed) - _NAMED} more, see {folder}/fields.ecsv')
     strange = sum(bool(row['findings'] or row['warnings']) for row in table)
     off_sky = np.sum(np.isnan(table['ra']) & (table['status'] == 'done'))
     for name, text in (
@@ -70,13 +70,10 @@ def run_run(options):
         ('done', table.meta['done']),
         ('skipped', f'{table.meta["skipped"]} (done before)'),
         ('failed', len(failed)),
-        (
-            'warned',
-            f'{strange} (by the self-check or others, see the report)',
-        ),
+        ('warned', f'{strange} (by the self-check or others, see the report)'),
         ('rows', f'{sum(table["n_rows"])} (of all fields)'),
         ('off sky', f'{off_sky} (no WCS: their rows are in fields/ID.parquet alone)'),
-        ('folder', options.output),
+        ('folder', folder),
         ('report', report),
     ):
         print(f'{name:8} {text}')
