@@ -336,9 +336,9 @@ def test_command(client, images, tmp_path, capsys):
     assert 'off sky  4 (no WCS' in capsys.readouterr().out
     assert main([*words, '--chunk', '256', '--survey', 'sdss']) == 2
     assert 'leave out --survey' in capsys.readouterr().err
-    assert main([*words, '--psf', 'absent.fits']) == 1
+    assert main([*words, '--mask', 'absent.fits']) == 1
     assert (
-        "--psf must name a file that is there; got 'absent" in capsys.readouterr().err
+        "--mask must name a file that is there; got 'absent" in capsys.readouterr().err
     )
     words[1], words[-1] = str(images), 'nowhere'
     assert main(words) == 1
