@@ -202,10 +202,20 @@ def difference(first, name, unit, band):
     return None
 
 
-def read_records(folder):
-    """Records of all fields of a run, dicts; of those that are damaged the reason."""
+def read_records(folder, run=None):
+    """
+    Records of all fields of a run, dicts; of those that are damaged the reason.
+
+    Those of another encoder than that of ``run``, of run.json, have a status of it.
+    """
     for path in sorted(Path(folder, 'fields').glob('*.json')):
         try:
-            yield json.loads(path.read_text())
+            record = json.loads(path.read_text())
         except ValueError as error:
-            yield {'field': path.stem, 'status': 'damaged', 'reason': str(error)}
+            record = {'field': path.stem, 'status': 'damaged', 'reason': str(error)}
+        sha256 = (run or record).get('encoder_sha256')
+        own = record.get('encoder_sha256', sha256)
+        if record['status'] == 'done' and own != sha256:
+            reason = 'its rows are of another encoder than the run'
+            record |= {'status': 'other encoder', 'reason': reason}
+        yield record

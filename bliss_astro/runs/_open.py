@@ -89,18 +89,15 @@ class Survey:
     def refresh(self):
         """Read again what is done, of a run that is going on."""
         lines, fields, off = [], [], []
-        for record in read_records(self.path):
-            status, on_sky = record['status'], False
-            if status == 'done':
-                if record.get('encoder_sha256') != self.run.get('encoder_sha256'):
-                    status = 'other encoder'
-                    record['reason'] = 'its rows are of another encoder than the run'
-                    off.append(record['field'])
-                else:
-                    field = Field(self.path, record)
-                    if on_sky := field.sky is not None:
-                        fields.append(field)
-            lines.append(row_of(record) | {'status': status, 'on_sky': on_sky})
+        for record in read_records(self.path, self.run):
+            on_sky = False
+            if record['status'] == 'other encoder':
+                off.append(record['field'])
+            elif record['status'] == 'done':
+                field = Field(self.path, record)
+                if on_sky := field.sky is not None:
+                    fields.append(field)
+            lines.append(row_of(record) | {'on_sky': on_sky})
         if off:
             warn(
                 f'{len(off)} fields of {self.path} are of another encoder and left '

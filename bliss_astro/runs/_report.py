@@ -61,15 +61,12 @@ def write_report(folder, path=None, *, overwrite=False):
     check_target(path, overwrite=overwrite)
     run = json.loads((folder / 'run.json').read_text())
     least = {'reason': '', 'seconds': {}, 'n_rows': 0}
-    records = [least | record for record in read_records(folder)]
-    sha256 = run.get('encoder_sha256')
-    for record in records:
-        if (
-            record['status'] == 'done'
-            and record.get('encoder_sha256', sha256) != sha256
-        ):
-            reason = 'its rows are of another encoder than the run'
-            record |= {'status': 'other encoder', 'reason': reason}
+    # All but the largest parts of each.
+    large = {'marginals', 'checksums'}
+    records = [
+        least | {k: v for k, v in record.items() if k not in large}
+        for record in read_records(folder, run)
+    ]
     text = _page(folder, run, records)
     with atomic_write(path, overwrite=overwrite) as temporary:
         temporary.write_text(text, encoding='utf-8')

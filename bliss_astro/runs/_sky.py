@@ -159,14 +159,6 @@ class FieldSky:
         pixel = self.to_pixel.T @ _powers(*plane / near)
         return 0.5 * ((pixel + 1) * np.array(self.shape[::-1])[:, None] - 1)
 
-    def points(self, spacing):
-        """Unit vectors of points of the image, at most so many arcsec apart."""
-        x, y = (
-            np.linspace(-0.5, n - 0.5, int(n * self.scale / spacing) + 2)
-            for n in self.shape[::-1]
-        )
-        return self.vectors(*(grid.ravel() for grid in np.meshgrid(x, y)))
-
 
 # -- regions ---------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from bliss_astro.runs import merge_chunks
-from bliss_astro.runs._counts import parts_of
+from bliss_astro.runs._counts import parts_of, points_of
 from bliss_astro.runs._done import Field, Fields, read_records
 from bliss_astro.runs._hats import pixel_region, pixels_of
 from bliss_astro.runs._merge import merged
@@ -78,7 +78,7 @@ def test_owner_does_not_depend_on_order_or_measurement(
 ):
     make_survey(tmp_path / 'run', PLACES, n=50)
     fields = fields_of(tmp_path / 'run').all
-    points = np.concatenate([field.sky.points(3.0) for field in fields])
+    points = np.concatenate([points_of(field).reshape(-1, 3) for field in fields])
     points = points[np.max([field.border(points) for field in fields], 0) > 0]
     names = np.array([field.id for field in fields])
     found = names[owners_of(fields, points)]
@@ -133,7 +133,7 @@ def test_work_does_not_grow_with_the_square_of_the_overlap(
 def test_deepest_field_owns_but_for_its_edge(make_survey, tmp_path, owners_of):
     make_survey(tmp_path / 'run', [(0, 0), (30, 20)], n=50)
     fields = fields_of(tmp_path / 'run').all
-    points = fields[0].sky.points(2.0)
+    points = points_of(fields[0]).reshape(-1, 3)
     borders = [field.border(points) for field in fields]
     assert {0, 1} <= set(owners_of(fields, points))
     # By less than a step the border decides still.
@@ -157,7 +157,7 @@ def test_boxes_of_a_mosaic_decide(make_survey, tmp_path, owners_of):
     places = [(0, 0), (200, 0)]
     truth = make_survey(tmp_path / 'run', places, n=3000, error=0.2, owned=boxes)
     fields = fields_of(tmp_path / 'run')
-    points = fields.all[0].sky.points(2.0)
+    points = points_of(fields.all[0]).reshape(-1, 3)
     x, y = fields.all[0].sky.pixels(points)
     owner, inside = owners_of(fields.all, points), (x > 35) & (x < 259)
     inside &= (y > 0) & (y < 199)
