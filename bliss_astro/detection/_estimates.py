@@ -70,12 +70,17 @@ class PreparedImage:
     psf_comparison: dict
 
 
-def prepare_image(data, given, encoder):
+def prepare_image(data, given, encoder, *, compare=True):
     """Read an image, estimate what is not given, and mask cosmic rays."""
     exposure, sources = as_exposure(data, **given)
-    exposure, messages, comparison = psf_findings(
-        exposure, measured='psf' in sources, most=domain_of(encoder).psf_error
-    )
+    meta = exposure.meta
+    # The PSF of a mosaic was measured on all of its stars.
+    own = sources | (meta.get('estimated') or {} if 'part_of' in meta else {})
+    messages, comparison = [], {}
+    if compare:
+        exposure, messages, comparison = psf_findings(
+            exposure, measured='psf' in own, most=domain_of(encoder).psf_error
+        )
     # Stars that are narrower than their stated PSF are none.
     width = min(comparison['ratio'], 1.0) if messages and comparison else 1.0
     rays = find_cosmic_rays(exposure, width=width)
@@ -92,9 +97,11 @@ def read_image(data, given, encoder):
     return PreparedImage(exposure, sources, np.zeros(exposure.shape, bool), [], {})
 
 
-def as_exposure(data, **given):
+def as_exposure(data, *, sample=None, **given):
     """
     Make an exposure with a PSF of any image that `detect_sources` takes.
+
+    Or of the `Sample` of one.
 
     Keywords of that about the image that are `None` are estimated; the sources of these
     are returned too.
@@ -106,7 +113,7 @@ def as_exposure(data, **given):
     exposure = exposure_of(data, given, estimated)
     exposure = _without_impossible(exposure, estimated)
     if exposure.psf is None:
-        psf, error = _psf_of_stars(exposure, estimated)
+        psf, error = _psf_of_stars(exposure, estimated, sample)
         error = given.get('psf_error', error)
         exposure = exposure.replace(psf=psf, psf_error=error)
     return exposure, estimated
@@ -140,10 +147,10 @@ def _without_impossible(exposure, estimated):
 # -- PSF -------------------------------------------------------------------------
 
 
-def _psf_of_stars(exposure, estimated):
+def _psf_of_stars(exposure, estimated, sample):
     """Measure the PSF on the stars: PSF and relative error of its width."""
     try:
-        estimate = estimate_from(exposure)
+        estimate = estimate_from(exposure, sample)
     except ValueError:
         estimated['psf'] = (
             f'assumed: a usual PSF of FWHM {_USUAL_FWHM:g} px, as the image has no '

@@ -22,13 +22,8 @@ from ._bands import PreparedBands, encoder_inputs_of_bands
 from ._domain import band_messages, check_domain, check_fullness, domain_of
 from ._estimates import estimate_record
 from ._infer import estimate_densities, infer
-from ._inputs import (
-    block_mean,
-    check_density,
-    check_flux_min,
-    tile_mean,
-    tile_tensor,
-)
+from ._inputs import block_mean, tile_mean, tile_tensor
+from ._prior import check_density, check_flux_min
 from ._tiles import (
     TileDensity,
     TilesOfExposure,

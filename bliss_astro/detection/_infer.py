@@ -148,19 +148,21 @@ def estimate_densities(encoder, inputs, grid, *, stems=None):
 
 def _density_of_counts(expected, seen, grid):
     """Density of an image from the counts of tiles and the shares that were seen."""
-    area = seen * grid.size**2
-    overall = (expected.sum() + 0.5) / max(area.sum(), 1.0)
+    area, n = seen * grid.size**2, DENSITY_CELL if is_sampled(grid.shape) else 1
     if min(grid.shape) < 2 * _DENSITY_SCALE:
-        return np.full((1, 1), overall)
-    n = DENSITY_CELL if is_sampled(grid.shape) else 1
-    parts = (_block_sum(value, n) for value in (expected, area))
-    return stretch_density(smooth_density(*parts, overall, n), n, grid.shape)
+        return np.full((1, 1), _overall_density(expected, area))
+    density = density_of_cells(_block_sum(expected, n), _block_sum(area, n), n)
+    return stretch_density(density, n, grid.shape)
 
 
-def smooth_density(expected, area, overall, n):
-    """Density of cells of n x n tiles from their counts and areas in pixels."""
+def _overall_density(expected, area):
+    return (expected.sum() + 0.5) / max(area.sum(), 1.0)
+
+
+def density_of_cells(expected, area, n):
+    """Density by cells of n x n tiles from their counts and areas in pixels."""
     # The cells' own counts, drawn towards the mean by the weight of 3 sources.
-    sigma = _DENSITY_SCALE / 2 / n
+    sigma, overall = _DENSITY_SCALE / 2 / n, _overall_density(expected, area)
     count, area = (
         scipy.ndimage.gaussian_filter(value, sigma, mode='nearest')
         * (4 * math.pi * sigma**2)

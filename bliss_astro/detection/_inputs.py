@@ -17,7 +17,6 @@ import functools
 import itertools
 import math
 
-import astropy.units as u
 import numpy as np
 import scipy
 import torch
@@ -26,7 +25,6 @@ from bliss_astro._filters import row_blocks, spans
 from bliss_astro._threads import map_threads
 from bliss_astro.encoders import EncoderInputs
 from bliss_astro.exposures._psf import central_psf
-from bliss_astro.exposures._validate import check_map, check_number, must, strip_unit
 from bliss_astro.posteriors import TileGrid
 from bliss_astro.priors._counts import FLOOR_SNR
 from bliss_astro.psf import GaussianPSF
@@ -57,12 +55,6 @@ _CELL, _MAX_CELLS = 400, 4
 _TILES, _BATCH = (16, 64), 64
 # Signal over noise at which pixels begin to count, and from which on they do wholly.
 _FAINT, _BRIGHT = 4.0, 10.0
-
-# Pixels above so many sigma belong to a source, as in SExtractor by default, and what
-# has less than that signal-to-noise ratio may be noise.
-_SEGMENT, _FAINT_SNR = 1.5, 10.0
-# Largest flux of a source over what these pixels hold of it.
-_MAX_LOSS = 2.0
 
 
 def tile_mean(value, grid):
@@ -359,42 +351,3 @@ def _cell_kernel(image, model):
         kernel = matching_kernel(image, model)
         matched = image - fftconvolve(image, kernel, mode='same')
     return kernel, asymmetry_of_psf(matched, fwhm)
-
-
-# -- arguments -------------------------------------------------------------------
-
-
-def check_flux_min(flux_min, exposure):
-    """Flux floor in the unit of an exposure (float), or `None`."""
-    if flux_min is None:
-        return None
-    unit = exposure.unit
-    flux_min = strip_unit('flux_min', flux_min, unit, unit is not None)
-    flux_min = check_number('flux_min', flux_min, sign='positive')
-    light = np.where(exposure.mask, 0.0, exposure.data - exposure.background)
-    labels, n = scipy.ndimage.label(
-        light > _SEGMENT * exposure.bkg_error, np.ones((3, 3))
-    )
-    sums = scipy.ndimage.sum_labels(light, labels, np.arange(1, n + 1))
-    area = central_psf(exposure).n_eff
-    faint = _FAINT_SNR * np.median(exposure.bkg_error) * np.sqrt(area)
-    brightest = float(np.max(sums, initial=0.0))
-    # Above what is there it makes of every source a brighter one; an image without
-    # sources may have any, and pixels above a threshold lack some of a source's light.
-    if brightest > faint and flux_min > _MAX_LOSS * brightest:
-        allowed = f'be below the flux of the brightest source, about {brightest:.3g}'
-        raise ValueError(must('flux_min', allowed, f'{flux_min:g}'))
-    return flux_min
-
-
-def check_density(density, exposure):
-    """Prior density per pixel as a float array, 0D or of the exposure's shape."""
-    if density is None:
-        return None
-    density = strip_unit('density', density, u.pix**-2)
-    density = check_map(
-        'density', density, exposure.shape, good=True, sign='not negative'
-    )
-    if not np.max(density) > 0:
-        raise ValueError(must('density', 'be positive somewhere', 'zeros'))
-    return np.asarray(density, dtype=float)

@@ -9,6 +9,7 @@ from astropy.nddata import CCDData, NDData, StdDevUncertainty
 from scipy.ndimage import distance_transform_edt
 
 from bliss_astro._arguments import first_wrong, must, require, require_type
+from bliss_astro._sample import Sample
 
 from ._bands import CARDS, band_cards
 from ._geometry import whole_wcs
@@ -187,6 +188,7 @@ def is_total(exposure):
     """Whether a map of the noise holds the photons of sources too."""
     from scipy.stats import spearmanr
 
+    exposure = Sample(exposure.shape).of(exposure)
     good = ~exposure.mask
     signal = (exposure.data - exposure.background)[good]
     error = exposure.bkg_error[good]
@@ -212,7 +214,9 @@ def weight_noise(weight, exposure):
     require(good, 'weight', allowed, got)
     with np.errstate(divide='ignore', invalid='ignore'):
         noise = np.where(sound, 1 / np.sqrt(weight), np.nan)
-    factor = noise_of(exposure, noise, ~sound).sigma
+    sample = Sample(exposure.shape)
+    factor = noise_of(sample.of(exposure), sample.pixels(noise), sample.pixels(~sound))
+    factor = factor.sigma
     if 1 / _WEIGHT_FACTOR < factor < _WEIGHT_FACTOR:
         return noise, 'given: weight, an inverse variance'
     return noise * factor, f'weight, its scale {factor:.3g} from empty sky'

@@ -170,13 +170,13 @@ def open_exposure(
         return read_hdus(hdus, location, file_format, given)
 
 
-def read_hdus(hdus, location, file_format, given):
+def read_hdus(hdus, location, file_format, given, estimated=None):
     """Read a FITS file: one that states everything itself, or any image."""
     if file_format is None and location.extension is None:
         names = (name for name, (_, is_it) in _FITS_FORMATS.items() if is_it(hdus))
         file_format = next(names, 'fits')
     if file_format in (None, 'fits'):
-        estimated = {}
+        estimated = {} if estimated is None else estimated
         exposure = exposure_of_hdus(hdus, location, given, estimated)
         if estimated:
             exposure = exposure.replace(meta=exposure.meta | {'estimated': estimated})

@@ -9,31 +9,13 @@ from functools import partial
 import astropy.units as u
 import numpy as np
 from astropy.nddata import block_reduce
-from astropy.utils.exceptions import AstropyUserWarning
 
 from bliss_astro._arguments import check_integer
-from bliss_astro._filters import smooth, spread_cells, sums_of_cells
-from bliss_astro._warnings import collect_warnings
+from bliss_astro._sample import Sample
 
-from ._noise import GROWTH, SMOOTHING, check_enough, noise_of_residual
+from ._mesh import MeshWork, find_covered, noise_of_smoothed, sections_of
+from ._noise import check_enough, noise_of_residual
 from ._validate import check_data, check_map, check_mask, join_masks, strip_unit
-
-# -- mesh --
-# Side (pixels) of the cells, of large images and of those smaller than two of them.
-_BOX_SIZE, _BOX_SIZE_SMALL = 64, 128
-# Share of a cell covered by sources above which their mask is not used in it.
-_CROWDED_SHARE = 0.7
-# Threshold of sources in sigma of the smoothed image. It is lower than that for noise,
-# which would be too low without its highest peaks; here, light left in is the harm.
-_SOURCE_SIGMA = 3
-# Cells along an axis from which on a mesh shows a gradient; change of the sky from
-# cell to cell, over the noise, below which it is level; rounds of taking it off.
-_MIN_CELLS, _LEVEL_CHANGE, _MAX_SLOPE_ROUNDS = 3, 0.2, 4
-# Percentage of bad pixels above which a cell of the mesh is left out.
-_MAX_BAD_PERCENT = 90.0
-# A background is single precision if that rounds it by less than this share of the
-# noise, which has to lie well within its range; pixels that show the scatter.
-_ROUNDING_SHARE, _MIN_SCALE, _MAX_SCALE, _N_SCATTER = 1e-3, 1e-30, 1e30, 200_000
 
 # -- error of the level --
 # Side (pixels) of the cells that show structure, and of those of the mesh.
@@ -140,7 +122,7 @@ def measure_noise(data, mask=None, *, background=None, max_lag=2):
     check_enough(~bad, 'good')
     quantum = step_of_values(data[~bad])
     if background is None:
-        background, _ = measure_sky(data, bad, quantum=quantum)
+        background, _ = sky_of_image(data, bad, quantum=quantum)
     background = check_map('background', background, data.shape)
     residual = np.asarray(data, dtype=float) - background
     noise = noise_of_residual(
@@ -159,180 +141,55 @@ def step_of_values(values):
     return float(all(whole))
 
 
-def measure_sky(data, bad, *, quantum=0.0, correlation=None):
-    """
-    Sky on a mesh, and the noise above it or None where that is not known.
-
-    The noise's correlation, measured unless given, keeps its peaks from being
-    taken for sources.
-    """
-    small = min(data.shape) < 2 * _BOX_SIZE
-    sky = {'box_size': _BOX_SIZE_SMALL if small else _BOX_SIZE, 'quantum': quantum}
-    background = measure_background(data, bad, **sky)
-    try:
-        noise = noise_of_residual(data - background, bad, quantum=quantum)
-    except ValueError:
-        noise = None
-    if correlation is None:
-        correlation = (0.0, 0.0) if noise is None else noise.significant_correlation
-    if max(correlation) > 0:
-        background = measure_background(data, bad, **sky, correlation=correlation)
-        noise = None
-    return background, noise
-
-
-def measure_background(
-    data, mask, *, box_size=_BOX_SIZE, quantum=0.0, correlation=(0.0, 0.0)
+def measure_sky(
+    each, data, bad, shape, *, quantum=0.0, correlation=None, box_size=None
 ):
     """
-    Sky of an image on a mesh, in two passes.
+    `SkyMesh` of an image, and, where they are known, the sky and the noise of a sample.
 
-    The first takes SExtractor's estimate of the mode of each cell, the second the
-    clipped mean of the pixels without sources above the first, except in cells where
-    few are left. Steps of rounded data (``quantum``), of which medians would be rounded
-    too, are smoothed out. Peaks of noise of a ``correlation`` are no sources.
+    Arguments are those of `MeshWork`. The noise's correlation, measured unless given,
+    keeps its peaks from being taken for sources.
     """
-    from photutils.background import MeanBackground, SExtractorBackground
-
-    bad = mask | ~np.isfinite(data)
-    good = data[~bad]
-    good = good[:: max(1, good.size // _N_SCATTER)].astype(float)
-    middle = float(np.median(good)) if good.size else 0.0
-    off = np.abs(good - middle) if good.size else np.ones(1)
-    scale = float(np.median(off)) or float(off.mean()) or 1.0
-    # Single precision from here on, in units in which any image fits into it.
-    image = np.where(bad, 0, (np.asarray(data, dtype=float) - middle) / scale)
-    image = np.clip(image, -_MAX_SCALE, _MAX_SCALE).astype(np.float32)
-    if quantum > 0:
-        # Any fixed seed serves: this noise averages out in each cell.
-        steps = np.random.default_rng(0).random(image.shape, dtype=np.float32)
-        image += np.float32(quantum / scale) * (steps - np.float32(0.5))
-    box = tuple(min(box_size, length) for length in image.shape)
-    first = _mesh(image, bad, box, SExtractorBackground(sigma_clip=None))
-    # The mesh ends at the middle of the outer cells: flat beyond, it is off by half
-    # a cell of a gradient, which within cells hides sources too. Filtered meshes
-    # show most of a gradient, so that it takes some turns.
-    slope = np.zeros((1, 1), np.float32)
-    for _ in range(_MAX_SLOPE_ROUNDS):
-        more = _slope(first, image.shape, box)
-        if more is None:
-            break
-        image -= more
-        slope = slope + more
-        first = _mesh(image, bad, box, SExtractorBackground(sigma_clip=None))
-    level = _interpolate(first.background_mesh, image.shape, box)
-    scatter = _interpolate(first.background_rms_mesh, image.shape, box)
-    sources = _find_covered(image - level, scatter, bad, correlation)
-    sources &= ~_crowded(sources, box)
-    second = _mesh(image, bad | sources, box, MeanBackground(sigma_clip=None))
-    background = _spline(second.background_mesh, image.shape, box) + slope
-    background *= scale
-    background += middle
-    # Where rounding is far below the noise, half the memory does.
-    step = np.spacing(np.float32(np.abs(background).max()))
-    if _MIN_SCALE < scale < _MAX_SCALE and step < _ROUNDING_SHARE * scale:
-        return background.astype(np.float32)
-    return background
-
-
-def _mesh(image, bad, box, estimator):
-    """Run photutils' mesh with sigma clipping."""
-    from astropy.stats import SigmaClip
-    from photutils.background import Background2D
-
-    with collect_warnings(AstropyUserWarning):
+    work = MeshWork(each, data, bad, shape, quantum=quantum, box_size=box_size)
+    mesh, sky, noise = work.mesh(), None, None
+    if correlation is None:
+        sky = mesh.at(Sample(shape).cut)
         try:
-            return Background2D(
-                image,
-                box,
-                mask=bad,
-                filter_size=3,
-                sigma_clip=SigmaClip(sigma=3.0, maxiters=10),
-                bkg_estimator=estimator,
-                exclude_percentile=_MAX_BAD_PERCENT,
-            )
-        except ValueError as error:
-            n_good = f'{np.count_nonzero(~bad)} of {bad.size} pixels are good'
-            msg = (
-                f'background cannot be measured: {n_good}; give background (0 if it '
-                'was subtracted)'
-            )
-            raise ValueError(msg) from error
+            noise = noise_of_residual(data - sky, bad, quantum=quantum)
+        except ValueError:
+            return mesh, sky, None
+        correlation = noise.significant_correlation
+    if max(correlation) > 0:
+        return work.mesh(correlation), None, None
+    return mesh, sky, noise
 
 
-def _slope(first, shape, box):
-    """Plane through a mesh, (ny, nx), or None where it is nearly level."""
-    mesh, noise = first.background_mesh, np.median(first.background_rms_mesh)
-    if min(mesh.shape) < _MIN_CELLS:
-        return None
-    rows, columns = np.indices(mesh.shape).reshape(2, -1)
-    # Cells cut off by the edge are not where whole ones would be.
-    whole = (rows < shape[0] // box[0]) & (columns < shape[1] // box[1])
-    design = np.c_[np.ones(len(rows)), columns * box[1], rows * box[0]]
-    values, weights = mesh.ravel(), whole.astype(float)
-    for _ in range(5):
-        root = np.sqrt(weights)
-        solution = np.linalg.lstsq(design * root[:, None], values * root)[0]
-        # Sources in cells are held back, as least absolute deviations do.
-        off = np.abs(values - design @ solution)
-        weights = whole / np.maximum(off, 1e-3 * noise)
-    if np.abs(solution[1:]).max() * box[0] < _LEVEL_CHANGE * noise:
-        return None
-    y, x = (np.arange(n, dtype=np.float32) for n in shape)
-    plane = solution[1] * (x - x.mean()) + solution[2] * (y - y.mean())[:, None]
-    return plane.astype(np.float32)
+def _sections_in_memory(data, bad):
+    """The sections of an image in memory, as `MeshWork` takes them."""
+    sections = sections_of(data.shape)
+
+    def each(function, of):
+        for section in sections:
+            y, x = section.place
+            yield section, function(data[y, x], bad[y, x], section, *of(section))
+
+    return each
 
 
-def _interpolate(mesh, shape, box):
-    """Interpolate a mesh linearly: for a first pass photutils' splines are slow."""
-    rows, columns = (
-        [
-            np.interp(np.arange(n), (np.arange(cells) + 0.5) * side - 0.5, one)
-            for one in np.eye(cells)
-        ]
-        for n, cells, side in zip(shape, mesh.shape, box, strict=True)
-    )
-    rows, columns, mesh = (np.asarray(v, np.float32) for v in (rows, columns, mesh))
-    return rows.T @ mesh @ columns
+def sky_of_image(data, bad, **options):
+    """Sky of an image and the noise above it or None, as `measure_sky`."""
+    sample = Sample(data.shape)
+    some = sample.pixels(data), sample.pixels(bad) | sample.seams(), data.shape
+    mesh, sky, noise = measure_sky(_sections_in_memory(data, bad), *some, **options)
+    return mesh.map() if sky is None or sample.is_large else sky, noise
 
 
-def _spline(mesh, shape, box):
-    """Interpolate a mesh as photutils' ``BkgZoomInterpolator``, axis by axis."""
-    from scipy.ndimage import zoom
-
-    options = {'order': 3, 'mode': 'reflect', 'grid_mode': True}
-    along_y, along_x = (
-        [zoom(one, side, **options)[:n] for one in np.eye(cells)]
-        for n, cells, side in zip(shape, mesh.shape, box, strict=True)
-    )
-    mesh = np.asarray(mesh, dtype=float)
-    return (np.transpose(along_y) @ mesh @ along_x).clip(mesh.min(), mesh.max())
-
-
-def _find_covered(residual, noise, bad, correlation):
-    """Find pixels in or near sources, in a smoothed image."""
-    from scipy.ndimage import binary_dilation
-
-    bright = smooth(np.where(bad, 0, residual), SMOOTHING)
-    bright = bright > _SOURCE_SIGMA * _noise_of_smoothed(correlation) * noise
-    return binary_dilation(bright, iterations=GROWTH)
-
-
-def _noise_of_smoothed(correlation):
-    """Noise that the smoothing leaves of noise that a Gaussian kernel correlated."""
-    white = 1 / (2 * np.sqrt(np.pi) * SMOOTHING)
-    # The variance of the kernel in x and in y, of which the correlation is known.
-    own = -0.25 / np.log(np.clip(correlation, 1e-6, 0.99))
-    left = np.maximum(white, np.sqrt(own / (own + SMOOTHING**2)))
-    return float(np.sqrt(np.prod(left)))
-
-
-def _crowded(sources, box):
-    """Pixels of the cells of which sources cover most."""
-    starts = [np.arange(0, n, b) for n, b in zip(sources.shape, box, strict=True)]
-    n_pixels = sums_of_cells(np.ones_like(sources), starts)
-    crowded = sums_of_cells(sources, starts) > _CROWDED_SHARE * n_pixels
-    return spread_cells(crowded, starts, sources.shape)
+def measure_background(data, mask, *, box_size=64, quantum=0.0):
+    """Sky of an image on a mesh with cells of a side, ``(ny, nx)``."""
+    bad, sample = mask | ~np.isfinite(data), Sample(data.shape)
+    some = sample.pixels(data), sample.pixels(bad), data.shape
+    each = _sections_in_memory(data, bad)
+    return MeshWork(each, *some, box_size=box_size, quantum=quantum).mesh().map()
 
 
 def step_of(exposure):
@@ -363,7 +220,7 @@ def estimate_background_error(exposure):
     # No number is too large for single precision.
     pull = np.clip(np.where(good, pull, 0), -1e30, 1e30).astype(np.float32)
     correlation = exposure.noise_correlation
-    blank = good & ~_find_covered(pull, 1.0, ~good, correlation)
+    blank = good & ~find_covered(pull, 1.0, ~good, correlation)
     # Variance of a mean over that of as many independent pixels.
     wider = float(np.prod(1 + 2 * np.clip(correlation, 0, None)))
     n_good, n_blank, light = (
@@ -374,7 +231,7 @@ def estimate_background_error(exposure):
     depth = -np.log(np.maximum(share[seen], np.exp(-_MAX_DEPTH)))
     confusion = _CONFUSION * np.sqrt(np.mean(depth**4))
     # Correlated noise hides brighter sources.
-    confusion *= _noise_of_smoothed(correlation) / _noise_of_smoothed((0.0, 0.0))
+    confusion *= noise_of_smoothed(correlation) / noise_of_smoothed((0.0, 0.0))
     usable = seen & (share > _MIN_BLANK_SHARE)
     structure = 0.0
     if usable.any():

@@ -10,6 +10,7 @@ import numpy as np
 
 from bliss_astro._arguments import require
 from bliss_astro._lazy import exposure_of
+from bliss_astro._sample import Sample, windows_of
 from bliss_astro._threads import map_threads
 from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.units import MEDIAN_ERROR
@@ -149,10 +150,14 @@ def estimate_psf(
 
 # Trial steps of a fit may overflow; they are not taken.
 @_quiet
-def estimate_from(exposure, *, vary='auto', radius=DEFAULT_NORMALIZATION_RADIUS):
-    """Estimate the PSF of an exposure, without warnings."""
+def estimate_from(
+    exposure, sample=None, *, vary='auto', radius=DEFAULT_NORMALIZATION_RADIUS
+):
+    """Estimate the PSF of an exposure, or of a `Sample` of one, without warnings."""
+    sample = Sample(exposure.shape) if sample is None else sample
+    exposure = sample.of(exposure)
     image = StarImage.of(exposure)
-    sources = find_sources(image, threshold=_NEIGHBOUR_SNR)
+    sources = find_sources(image, sample.windows, threshold=_NEIGHBOUR_SNR)
     saturated = image.saturated_at(sources)
     for min_snr in _MIN_SNRS:
         locus = find_locus(sources, saturated, min_snr=min_snr)
@@ -164,9 +169,9 @@ def estimate_from(exposure, *, vary='auto', radius=DEFAULT_NORMALIZATION_RADIUS)
             f'above a signal-to-noise ratio of {_MIN_SNRS[-1]:g}; give psf or fwhm'
         )
         raise ValueError(msg)
-    stars = PSFStars(image, sources, locus)
+    stars = PSFStars(image, sources, locus, sample)
     stars.fit_shape(radius)
-    result, errors, scatter, findings = _judge(stars, exposure.shape, vary)
+    result, errors, scatter, findings = _judge(stars, sample.image_shape, vary)
     psf = getattr(result, 'psf', result)
     numbers = {
         'fwhm_error': float(errors[0]) * psf.fwhm,
@@ -297,9 +302,9 @@ class PSFComparison:
 def _sources_of(exposure):
     """`StarImage` of an exposure and the sources of `compare_psf`."""
     image = StarImage.of(exposure)
-    options = {'max_pixels': _MAX_PIXELS, 'max_sources': 3 * _MAX_STARS // 2}
-    options |= {'threshold': _THRESHOLD, 'least': _MIN_STARS}
-    return image, find_sources(image, **options)
+    options = {'max_sources': 3 * _MAX_STARS // 2, 'threshold': _THRESHOLD}
+    windows = windows_of(exposure.shape, _MAX_PIXELS)
+    return image, find_sources(image, windows, least=_MIN_STARS, **options)
 
 
 @_quiet

@@ -250,11 +250,12 @@ class PSFStars:
     Stamps of the stars among sources, their joint fit, and who agrees with it.
     """
 
-    def __init__(self, image, sources, locus):
+    def __init__(self, image, sources, locus, sample):
         half = int(np.clip(np.ceil(_HALF_SIDE * locus.fwhm), *_HALF_SIDE_RANGE))
         side = 2 * half + 1
         most = min(_MAX_STARS, max(_MIN_STARS, _MAX_PIXELS // side**2))
         self.image, self.sources, self.locus = image, sources, locus
+        self._sample = sample
         self.chosen = np.flatnonzero(locus.reasons == '')[
             : most if locus.n_stars else 2
         ]
@@ -267,7 +268,7 @@ class PSFStars:
     @property
     def places(self):
         """Positions (x, y) on the image, (n, 2)."""
-        return self.fit.local[:, 1:3] + self.corners
+        return self._sample.places(self.fit.local[:, 1:3] + self.corners)
 
     def _neighbours(self, half):
         """Pixels of stamps that belong to other sources rather than to the star."""
@@ -378,12 +379,13 @@ class PSFStars:
             return others
 
         used, x, y = spread(self.used, False), *self.places.T
+        every_x, every_y = self._sample.places(places_of(sources)).T
         reasons = np.where(reasons == '', spread('fits badly', 'not needed'), reasons)
         flux = spread(self.fit.local[:, 0], np.nan)
         table = QTable(
             {
-                'x_centroid': spread(x, sources.x) * u.pix,
-                'y_centroid': spread(y, sources.y) * u.pix,
+                'x_centroid': spread(x, every_x) * u.pix,
+                'y_centroid': spread(y, every_y) * u.pix,
                 'flux': flux * (u.dimensionless_unscaled if unit is None else unit),
                 'snr': sources.snr.astype(float),
                 'fwhm': TO_FWHM * sources.width.astype(float) * u.pix,

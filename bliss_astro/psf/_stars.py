@@ -32,8 +32,6 @@ _HALF, _BEGIN = (8, 12, 21, 40), (1.0, 1.5, 2.7, 5.2)
 # Sources of a level that are measured at most, the brightest first, where the stamps
 # have no more than so many pixels; peaks that are looked at for each.
 _MAX_SOURCES, _STAMP_PIXELS, _PEAKS_PER_SOURCE = 300, 700, 16
-# Images larger than this are sampled by windows of this side, in pixels.
-_MAX_PIXELS, _WINDOW = 3_000_000, 320
 # Steps of the moments at most, and changes in pixels that end them.
 _N_STEPS, _CONVERGED = 20, 0.003
 # Standard deviation of the filter under which moments are taken, and whose variance
@@ -57,11 +55,9 @@ def places_of(sources):
     return np.c_[sources.x, sources.y]
 
 
-def find_sources(
-    image, *, threshold, max_pixels=_MAX_PIXELS, max_sources=_MAX_SOURCES, least=0
-):
+def find_sources(image, windows, *, threshold, max_sources=_MAX_SOURCES, least=0):
     """
-    Find and measure the compact sources of a `StarImage`.
+    Find and measure the compact sources in windows (rows, columns) of a `StarImage`.
 
     Those of peaks of at least a signal-to-noise ratio, brightest first and none twice
     (and none at all of fewer than ``least`` peaks), as a record array: ``x, y`` and
@@ -73,7 +69,7 @@ def find_sources(
     peaks = [
         _peaks(image.pull[window], image.bad[window], threshold)
         + np.array([window[1].start, window[0].start, 0, 0])
-        for window in _windows(image.pull.shape, max_pixels)
+        for window in itertools.product(*windows)
     ]
     peaks = np.concatenate(peaks)
     peaks = peaks[np.argsort(-peaks[:, 3])][: _PEAKS_PER_SOURCE * max_sources]
@@ -91,17 +87,6 @@ def find_sources(
     sources = sources[sources.snr > 0]
     sources = sources[np.argsort(-sources.snr)]
     return sources[_first_within(places_of(sources), np.maximum(1.0, sources.width))]
-
-
-def _windows(shape, max_pixels):
-    """Slices of the whole image, or of windows spread over a large one."""
-    share, spans = min(1.0, np.sqrt(max_pixels / np.prod(shape))), []
-    for length in shape:
-        n = max(1, int(length * share / _WINDOW)) if share < 1 else 1
-        side = int(length * share / n)
-        first = np.rint((np.arange(n) + 0.5) * length / n - side / 2).astype(int)
-        spans.append([slice(k, k + side) for k in first.clip(0, length - side)])
-    return itertools.product(*spans)
 
 
 def _peaks(image, bad, threshold):

@@ -4,6 +4,7 @@ A chunk of a mosaic as a field of a run.
 """
 
 import hashlib
+import json
 import pickle
 from collections.abc import Mapping
 
@@ -11,15 +12,19 @@ import astropy.units as u
 import numpy as np
 
 from bliss_astro.exposures import ExposureSet
+from bliss_astro.exposures._areas import mask_dark
+from bliss_astro.exposures._mesh import SkyMesh
 from bliss_astro.exposures._psf import PSFAccess
-from bliss_astro.psf import PSFModel
+from bliss_astro.psf import PolynomialPSF, PSFModel
 from bliss_astro.psf._kinds import kind_of
 
 from ._fields import FieldRef
-from ._sections import is_zarr, measures, read_section, widened
+from ._sections import is_measured, is_zarr, read_section
 
 # Options that are not of the image in each band.
 _OF_CHUNK = 'box', 'shape', 'density', 'reference', 'prepared'
+# Numbers of a fit of a PSF that go with it.
+_OF_FIT = 'n_stars', 'fwhm_error', 'effective_area_error', 'width_scatter', 'findings'
 # Places in pixels at which PSFs of one content have the same shapes.
 _PLACES = (0.0, 1e3, 1e4), (0.0, 1e3, 1e4)
 # Start of the name of what the files of a field do not hold, which is no path.
@@ -52,7 +57,7 @@ class MosaicField(FieldRef):
         for key in options.keys() & self.options.keys():
             old, new = self.options[key], options[key]
             if isinstance(old, Mapping) and isinstance(new, Mapping):
-                known = {band: v for band, v in old.items() if v is not None}
+                known = {band: v for band, v in old.items() if not is_measured(v)}
                 options[key] = {**new, **known}
         options = {**self.options, **options}
         return self.of(**own, options=options, parts=self.parts | parts)
@@ -63,29 +68,46 @@ class MosaicField(FieldRef):
         (x0, x1), (y0, y1) = self.options['box']
         return slice(y0, y1), slice(x0, x1)
 
+    @property
+    def owned_cut(self):
+        """Slices of rows and columns of the mosaic that the chunk owns."""
+        pairs = zip(self.owned[::-1], self.cut, strict=True)
+        return tuple(slice(a + cut.start, b + cut.start) for (a, b), cut in pairs)
+
     def open(self):
         """
         Read the chunk; see `FieldRef.open`.
         """
-        options = {k: v for k, v in self.options.items() if k not in _OF_CHUNK}
-        exposures, cut, inner = {}, self.cut, None
-        if measures(options):
-            cut, inner = widened(cut, self.options['shape'])
-        for band, source in self.files.items():
-            own = {
-                name: self._part(v.get(band) if isinstance(v, Mapping) else v)
-                for name, v in options.items()
-            }
-            own = {'band': band or None} | own
-            if own.get('psf_shape'):
-                error, *shape, radius = own['psf_shape']
-                psf = PSFModel.from_shape(shape, normalization_radius=radius)
-                own |= {'psf': psf, 'psf_error': error}
-            own.pop('psf_shape', None)
-            exposures[band] = read_section(self._part(source), cut, inner=inner, **own)
+        exposures = {band: self.read(band, self.cut) for band in self.files}
         if len(exposures) == 1:
             return next(iter(exposures.values()))
         return ExposureSet(exposures, reference=self.options.get('reference'))
+
+    def given(self, band):
+        """Arguments of `Exposure.read` in a band, and what was found before."""
+        options = {k: v for k, v in self.options.items() if k not in _OF_CHUNK}
+        own = {
+            name: self._part(v.get(band) if isinstance(v, Mapping) else v)
+            for name, v in options.items()
+        }
+        return {'band': band or None} | own
+
+    def read(self, band, cut, **changes):
+        """Read pixels of one band, with arguments that differ from those of a chunk."""
+        own = self.given(band) | changes
+        sources = json.loads(own.pop('sources', None) or '{}')
+        has_dark = own.pop('mask_dark', None)
+        state = own.pop('psf_state', None)
+        if state is not None:
+            known = {name: v for name, v in own.items() if v is not None}
+            own = psf_of_state(json.loads(state)) | known
+        if isinstance(own.get('background'), SkyMesh):
+            own['background'] = own['background'].at(cut)
+        if 'prepared' in self.options:
+            own['meta'] = dict(own.get('meta') or {}) | {'part_of': self.group}
+        source = self._part(self.files[band])
+        exposure = read_section(source, cut, estimated=sources, **own)
+        return mask_dark(exposure) if has_dark else exposure
 
     def detection(self):
         """
@@ -130,9 +152,33 @@ def _content(value):
         return f'{value.store_path}'.encode()
     if hasattr(value, 'to_header'):
         return value.to_header(relax=True).tostring().encode()
+    if isinstance(value, SkyMesh):
+        facts = value.frame, value.bounds, value.first
+        return str(facts).encode() + value.values.tobytes()
     if isinstance(value, np.ndarray | u.Quantity):
         kind = value.dtype, value.shape, getattr(value, 'unit', None)
         return str(kind).encode() + np.ascontiguousarray(value).tobytes()
     if kind_of(value) is not None or isinstance(value, PSFModel):
         return PSFAccess(value).shapes(*_PLACES).tobytes()
     return pickle.dumps(value)
+
+
+def state_of_psf(psf, error):
+    """A measured PSF with its relative error as a dict of numbers and texts."""
+    central, info = getattr(psf, 'psf', psf), psf.fit_info
+    info = {name: info[name] for name in _OF_FIT if name in info}
+    state = {'shape': list(map(float, central.shape_vector)), 'info': info}
+    state |= {'radius': float(central.normalization_radius), 'error': float(error)}
+    if central is not psf:
+        state |= {'coefficients': psf.coefficients.tolist(), 'image': psf.shape}
+    return state
+
+
+def psf_of_state(state):
+    """Arguments of `Exposure` of such a dict."""
+    radius = state['radius']
+    psf = PSFModel.from_shape(state['shape'], normalization_radius=radius)
+    if 'coefficients' in state:
+        psf = PolynomialPSF(psf, *state['coefficients'], state['image'])
+    psf.fit_info = state['info']
+    return {'psf': psf, 'psf_error': state['error']}

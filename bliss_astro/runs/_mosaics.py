@@ -20,7 +20,7 @@ from bliss_astro.exposures._geometry import check_wcs, sky_wcs
 from ._chunk import MosaicField, put_part
 from ._fields import check_options
 from ._plug_ins import open_field
-from ._sections import MAPS, is_array, is_zarr, measures, shape_of, widened
+from ._sections import MAPS, is_array, is_zarr, shape_of
 
 # Sides of chunks and overlaps are whole numbers of cells of the background's mesh and
 # of the PSF, and of pairs of tiles, so that all of these are those of the mosaic.
@@ -128,7 +128,6 @@ def fields_of(
             for part, n in zip(own, shape[::-1], strict=True)
         ]
         cut, parts = tuple(slice(*part) for part in reversed(box)), {}
-        cut = widened(cut, shape)[0] if measures(given) else cut
         every = {'files': sources, 'options': given}
         every = {k: _plain(v, cut, shape, parts) for k, v in every.items()}
         every['options'] = {'box': box, 'shape': shape} | every['options']

@@ -3,10 +3,9 @@
 First pass over a mosaic: numbers that would differ from chunk to chunk, once for all.
 """
 
+import functools
 import hashlib
-import itertools
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,45 +13,43 @@ import numpy as np
 from bliss_astro._arguments import require
 from bliss_astro._atomic import atomic_write
 from bliss_astro._threads import use_threads
-from bliss_astro.detection._bands import prepare_bands
+from bliss_astro._warnings import collect_warnings, warn
+from bliss_astro.detection._bands import read_bands
 from bliss_astro.detection._detect import DetectionOptions
-from bliss_astro.detection._estimates import as_exposure
+from bliss_astro.detection._estimates import prepare_image
 from bliss_astro.detection._images import ImageInputs
 from bliss_astro.detection._infer import (
     DENSITY_CELL,
     SAMPLE_SIDE,
+    density_of_cells,
     is_sampled,
     sample_counts,
     sampled_places,
-    smooth_density,
     windows_at,
 )
 from bliss_astro.detection._inputs import tile_mean
-from bliss_astro.exposures._psf import central_psf
-from bliss_astro.exposures._set import images_by_band
+from bliss_astro.detection._prior import check_brightest, check_flux_min, light_of
 
 from ._chunk import MosaicField, put_part
-from ._sections import NoPixelsError, is_array
-
-# Boxes, spread over the mosaic, of which numbers are medians, and their side in pixels:
-# of a mosaic that is no larger they are those of one image.
-_SAMPLES, _SAMPLE_SIDE = 9, 4096
-# Numbers for all pixels of an image that are medians where they are estimated.
-_NUMBERS = 'bkg_error', 'effective_gain', 'noise_correlation', 'background_error'
-# Largest relative scatter of the PSF's width between boxes that have one PSF, beyond
-# that of its errors.
-_PSF_SCATTER = 0.02
+from ._numbers import (
+    measure_numbers,
+    mesh_of_text,
+    sample_of,
+    text_of_mesh,
+)
+from ._sections import NoPixelsError
 
 
 def prepare_mosaic(fields, path=None, *, client=None, **options):
     """
     Determine once what would otherwise be estimated anew in each chunk of a mosaic.
 
-    These are the prior density of sources, as one image has it; and of what is not
-    given the noise, the gain and the correlation of the noise, medians of up to nine
-    boxes of 4096 px (of arrays: of its chunks), and the PSF, that of the box of median
-    width, unless widths differ by more than 2 % and their errors. A background that is
-    not given is measured in each chunk. Chunks without a good pixel are left out.
+    These are the numbers that one pass over the mosaic would estimate, measured in the
+    same way: of what is not given the background on a mesh; noise, gain, correlation of
+    the noise, error of the background and PSF, of a sample of windows if the mosaic has
+    more than 4096 x 4096 pixels; and the prior density of sources. A PSF about which
+    stars scatter by more than 4 % is left to each chunk. Chunks without a good pixel
+    are left out.
 
     Parameters
     ----------
@@ -77,7 +74,8 @@ def prepare_mosaic(fields, path=None, *, client=None, **options):
     Raises
     ------
     ValueError
-        If ``fields`` are not those of one mosaic, or none has a good pixel.
+        If ``fields`` are not those of one mosaic, none has a good pixel, or
+        ``flux_min`` is above the brightest source of all.
 
     Examples
     --------
@@ -101,10 +99,10 @@ def prepare_mosaic(fields, path=None, *, client=None, **options):
         found = _survey(fields, made, client)
         if path is not None:
             _write(path, key, found)
-    numbers, density, cell, empty = found
+    numbers, meshes, density, cell, empty = found
     fields = [field for field in fields if field.id not in empty]
     require(len(fields) > 0, 'mosaic', 'have good pixels', 'none')
-    return [_prepared(field, numbers, density, cell) for field in fields]
+    return [_prepared(field, numbers, meshes, density, cell) for field in fields]
 
 
 def prepare_all(fields, folder, connect, job):
@@ -123,10 +121,13 @@ def prepare_all(fields, folder, connect, job):
     return every
 
 
-def _prepared(field, numbers, density, cell):
-    """A chunk with the numbers of the mosaic, and its part of the density."""
+def _prepared(field, numbers, meshes, density=None, cell=1):
+    """A chunk with the numbers of the mosaic, and its parts of sky and density."""
     parts, own = {}, {'prepared': True, **numbers}
-    if density.size:
+    found = {b: put_part(mesh.part(field.cut), parts) for b, mesh in meshes.items()}
+    if found:
+        own['background'] = found.get('', found)
+    if density is not None and density.size:
         box, pieces, margins, tiles = field.options['box'], [], [], []
         for (first, last), n in zip(box[::-1], density.shape, strict=True):
             # With a cell around, as it is interpolated.
@@ -140,117 +141,79 @@ def _prepared(field, numbers, density, cell):
 
 
 def _survey(fields, options, client):
-    """Numbers, density by cells and their side in pixels, and ids of empty chunks."""
+    """Numbers, meshes of the sky, density by cells of a side, ids of empty chunks."""
 
-    def run(function, some):
+    def run(function, of):
         if client is None:
-            return [function(*one) for one in some]
-        futures = [client.submit(function, *one, pure=False) for one in some]
+            return [function(field, *of(field)) for field in fields]
+        futures = [client.submit(function, f, *of(f), pure=False) for f in fields]
         return client.gather(futures)
 
-    shape = fields[0].options['shape']
-    seen = run(_measure, [(field, options) for field in _samples(fields, shape)])
-    numbers = _medians([one for one in seen if one is not None])
-    fields = [field.with_options({}, **numbers) for field in fields]
-    if options.density is not None:
-        return numbers, np.zeros((0, 0), np.float32), 1, []
-    counted = run(_count, [(field, options) for field in fields])
-    pairs = zip(fields, counted, strict=True)
-    empty = [field.id for field, one in pairs if one is None]
-    return numbers, *_density([one for one in counted if one], shape), empty
-
-
-def _samples(fields, shape):
-    """Boxes of the mosaic of which numbers are measured, or some of its chunks."""
-    if any(is_array(value) for field in fields for value in field.parts.values()):
-        order = np.linspace(0, len(fields) - 1, min(len(fields), _SAMPLES)).round()
-        return [fields[int(k)] for k in order]
-    boxes = []
-    for n in shape:
-        number = min(-(-n // _SAMPLE_SIDE), math.isqrt(_SAMPLES))
-        starts = np.linspace(0, max(n - _SAMPLE_SIDE, 0), number).astype(int).tolist()
-        boxes.append([[k, min(k + _SAMPLE_SIDE, n)] for k in starts])
-    pairs = itertools.product(*boxes)
-    return [fields[0].with_options({}, box=[x, y]) for y, x in pairs]
-
-
-def _measure(field, options):
-    """Numbers of a chunk that were not given, by band: None of an empty one."""
-    with use_threads(options.n_threads):
+    numbers, meshes = {}, {}
+    sample = sample_of(fields)
+    for band in fields[0].files:
         try:
-            images = images_by_band(field.open())
-        except Exception:  # noqa: BLE001 (the run says of which chunk and why)
-            return None
-        found = {}
-        for band, exposure in images.items():
-            estimated = exposure.meta.get('estimated') or {}
-            own = found[band or ''] = {}
-            for name in _NUMBERS:
-                source = 'background' if name == 'background_error' else name
-                value = getattr(exposure, name)
-                if source in estimated and np.size(value) <= 2:
-                    own[name] = np.atleast_1d(value).tolist()
-            if 'weight_scale' in exposure.meta:
-                own['weight_scale'] = [exposure.meta['weight_scale']]
-            if exposure.psf is None:
-                exposure, _ = as_exposure(exposure)
-                psf = central_psf(exposure)
-                shape = [*map(float, psf.shape_vector), float(psf.normalization_radius)]
-                own['psf'] = [float(psf.fwhm), float(exposure.psf_error), *shape]
-        return found
+            with use_threads(options.n_threads):
+                own, mesh = measure_numbers(*sample, band, run)
+        except NoPixelsError:
+            continue
+        except Exception as error:  # noqa: BLE001 (the run says of chunks that fail)
+            warn(
+                f'numbers of the mosaic {fields[0].group!r} cannot be measured: '
+                f'each chunk has its own ({" ".join(str(error).split())})'
+            )
+            continue
+        meshes |= {} if mesh is None else {band: mesh}
+        for name, value in own.items():
+            numbers.setdefault(name, {})[band] = value
+    if list(fields[0].files) == ['']:
+        numbers = {name: own[''] for name, own in numbers.items()}
+    if options.density is not None and options.flux_min is None:
+        return numbers, meshes, np.zeros((0, 0), np.float32), 1, []
+    fields = [_prepared(field, numbers, meshes) for field in fields]
+    counted = run(_count, lambda _: (options,))
+    empty = [f.id for f, one in zip(fields, counted, strict=True) if one is None]
+    counted = [one for one in counted if one]
+    if options.flux_min is not None and counted:
+        check_brightest(*np.max([light for light, *_ in counted], axis=0).tolist())
+    return numbers, meshes, *_density(counted, fields[0].options['shape']), empty
 
 
-def _medians(found):
-    """Options with the medians of numbers of chunks, by band if there are several."""
-    options, bands = {}, list(found[0]) if found else []
-    for band in bands:
-        every = [one[band] for one in found]
-        for name in {name for own in every for name in own}:
-            values = np.array([own[name] for own in every if name in own])
-            if name == 'psf':
-                options.setdefault('psf_shape', {})[band] = _one_psf(values)
-                continue
-            middle = np.median(values, axis=0).tolist()
-            middle = middle if name == 'noise_correlation' else middle[0]
-            options.setdefault(name, {})[band] = middle
-    if bands == ['']:
-        return {name: own[''] for name, own in options.items()}
-    return options
-
-
-def _one_psf(values):
-    """Error and shape of the PSF of median width, None where widths differ."""
-    width = values[:, 0]
-    scatter = np.std(width) / np.median(width)
-    middle = values[np.argsort(width, kind='stable')[len(width) // 2]]
-    error = float(np.median(values[:, 1]))
-    if scatter > max(_PSF_SCATTER, 2 * error):
-        return None
-    return [max(error, float(scatter)), *middle[2:].tolist()]
+# -- density -----------------------------------------------------------------------
 
 
 def _count(field, options):
     """
     Expected counts of a chunk in the windows that begin in its box.
 
-    Returns the side of tiles, and for each window its first tile in the mosaic, counts
-    and shares of good pixels ``(2, 16, 16)``; None of an empty chunk. One that fails
-    has no windows: the record of the run has the reason.
+    Returns the flux floor with a chunk's brightest and a faint flux, the side of tiles,
+    and for each window its first tile in the mosaic, counts and shares of good pixels
+    ``(2, 16, 16)``; None of an empty chunk. One that fails has no windows: the record
+    of the run has the reason.
     """
+    light = (0.0, 0.0, 0.0)
     with use_threads(options.n_threads):
         encoder = options.load_encoder()
         try:
-            bands = prepare_bands(field.open(), options, encoder)
+            prepare = functools.partial(prepare_image, compare=False)
+            with collect_warnings():
+                image = field.open()
+            bands = read_bands(image, options, encoder, prepare)
             image = ImageInputs.of(bands, encoder, options)
         except NoPixelsError:
             return None
         except Exception:  # noqa: BLE001 (the run says of which chunk and why)
-            return 0, [], []
+            return light, 0, [], []
+        whole = bands.reference.exposure
+        if options.flux_min is not None:
+            light = check_flux_min(options.flux_min, whole), *light_of(whole)
+        if options.density is not None:
+            return light, 0, [], []
         grid, tile = image.grid, image.grid.size * image.binning
         first = [part.start for part in field.cut]
         n_tiles = [-(-n // tile) for n in field.options['shape']]
         if any(n % tile for n in first) or not is_sampled(n_tiles):
-            return tile, [], []
+            return light, tile, [], []
         places = []
         for n, (start, stop), before in zip(
             n_tiles, field.owned[::-1], first, strict=True
@@ -260,30 +223,29 @@ def _count(field, options):
             places.append(every[own])
         windows = [(y, x) for y in windows_at(places[0]) for x in windows_at(places[1])]
         if not windows:
-            return tile, [], []
+            return light, tile, [], []
         counts = sample_counts(encoder, image.inputs, grid, windows)[0]
         good = tile_mean(~image.inputs.mask[0, 0].cpu().numpy(), grid)
         at = [
             (y.start + first[0] // tile, x.start + first[1] // tile) for y, x in windows
         ]
-        return tile, at, [np.float32([counts[w], good[w]]) for w in windows]
+        return light, tile, at, [np.float32([counts[w], good[w]]) for w in windows]
 
 
 def _density(counted, shape):
     """Density by cells of the mosaic, and their side in pixels."""
-    tile = max([tile for tile, *_ in counted], default=0) or 1
+    tile = max([tile for _, tile, *_ in counted], default=0) or 1
     cell, n = tile * DENSITY_CELL, [-(-side // tile) for side in shape]
     expected, area = np.zeros((2, *(-(-k // DENSITY_CELL) for k in n)))
     steps = np.arange(SAMPLE_SIDE)
-    for _, places, windows in counted:
+    for *_, places, windows in counted:
         for (y, x), (count, good) in zip(places, windows, strict=True):
             at = np.ix_((y + steps) // DENSITY_CELL, (x + steps) // DENSITY_CELL)
             np.add.at(expected, at, count * (good > 0))
             np.add.at(area, at, good.astype(float) * (tile**2))
     if not area.any():
         return np.zeros((0, 0), np.float32), 1
-    overall = (expected.sum() + 0.5) / max(area.sum(), 1.0)
-    found = smooth_density(expected, area, overall, DENSITY_CELL)
+    found = density_of_cells(expected, area, DENSITY_CELL)
     return found.astype(np.float32), cell
 
 
@@ -317,15 +279,23 @@ def _read(path, key):
     try:
         with np.load(path) as file:
             meta = json.loads(str(file['meta']))
-            if meta['key'] == key:
-                return meta['numbers'], file['density'], meta['cell'], meta['empty']
+            if meta['key'] != key:
+                return None
+            meshes = {
+                band: mesh_of_text(text, file[f'sky{k}'])
+                for k, (band, text) in enumerate(meta['meshes'].items())
+            }
+            density = file['density']
+            return meta['numbers'], meshes, density, meta['cell'], meta['empty']
     except (OSError, ValueError, KeyError):
-        pass
-    return None
+        return None
 
 
 def _write(path, key, found):
-    numbers, density, cell, empty = found
+    numbers, meshes, density, cell, empty = found
     meta = {'key': key, 'numbers': numbers, 'cell': cell, 'empty': empty}
+    meta['meshes'] = {band: text_of_mesh(mesh) for band, mesh in meshes.items()}
+    arrays = {f'sky{k}': mesh.values for k, mesh in enumerate(meshes.values())}
+    arrays |= {'density': density, 'meta': json.dumps(meta)}
     with atomic_write(path, overwrite=True) as temporary:
-        np.savez_compressed(temporary, meta=json.dumps(meta), density=density)
+        np.savez_compressed(temporary, **arrays)

@@ -7,7 +7,6 @@ Nothing but the section is read, with the header, coordinates and maps.
 
 import contextlib
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import astropy.units as u
@@ -16,20 +15,17 @@ from astropy.io import fits
 
 from bliss_astro._arguments import require
 from bliss_astro._fits import absent, check_file, has_hdu, header_wcs
+from bliss_astro._sample import indices, seam_of
 from bliss_astro._warnings import warn
-from bliss_astro.exposures import Exposure
 from bliss_astro.exposures._fits_image import MAPS, parse_location, trim_section
 from bliss_astro.exposures._geometry import cut_wcs
-from bliss_astro.exposures._read import exposure_of_array
+from bliss_astro.exposures._read import exposure_of_array, read_hdus
 from bliss_astro.exposures._validate import is_word
 from bliss_astro.units import sparse
 
 # Files that can only be decompressed as a whole, and stores of zarr.
 _PACKED = re.compile(r'.*\.(gz|bz2|xz|Z|zip)', re.IGNORECASE)
 _STORE = re.compile(r'(.*\.zarr)(?:/(.*))?', re.IGNORECASE)
-# Pixels around a section from which on its mesh of the background is that of the image:
-# three cells.
-_MARGIN = 192
 # Extensions that go with an image.
 _OWN = 'MASK', 'UNCERT'
 # Cards of the numbers of a file, and of the whole image, that a section does not have.
@@ -54,11 +50,19 @@ def is_zarr(value):
 
 def as_pixels(array, cut):
     """Pixels of an array of dask, zarr or numpy, of the section or the whole."""
-    if array.shape != tuple(part.stop - part.start for part in cut):
-        array = array[cut]
+    if array.shape != tuple(len(indices(part)) for part in cut):
+        return _blocks(lambda part: as_pixels(array[part], part), cut)
     if hasattr(array, 'dask'):
         array = array.compute(scheduler='synchronous')
     return array if isinstance(array, u.Quantity) else np.asanyarray(array)
+
+
+def _blocks(read, cut):
+    """Pixels of a section, or side by side of a `Sample`, with lists of slices."""
+    rows, columns = ([part] if isinstance(part, slice) else part for part in cut)
+    parts = [[read((y, x)) for x in columns] for y in rows]
+    parts = [np.concatenate(line, axis=1) if line[1:] else line[0] for line in parts]
+    return np.concatenate(parts) if parts[1:] else parts[0]
 
 
 @contextlib.contextmanager
@@ -173,62 +177,71 @@ def _wcs_of(hdus, k):
 
 def _pixels(hdu, cut):
     """Pixels of a section of an HDU."""
-    data = hdu.section[(*(0,) * (len(hdu.shape) - 2), *cut)]
+    extra = (0,) * (len(hdu.shape) - 2)
+    data = _blocks(lambda part: hdu.section[(*extra, *part)], cut)
     return np.asarray(data, dtype=data.dtype.newbyteorder('='))
 
 
-def measures(options):
-    """Whether the background is measured, in one band at least."""
-    background = options.get('background')
-    every = background.values() if isinstance(background, Mapping) else [background]
-    return any(one is None or is_word(one, 'measure') for one in every)
+def is_measured(value):
+    """Whether a background, of one band, is to be measured."""
+    return value is None or is_word(value, 'measure')
 
 
-def widened(cut, shape):
-    """A section with more around it, and slices of it in that."""
-    wide = tuple(
-        slice(max(0, part.start - _MARGIN), min(n, part.stop + _MARGIN))
-        for part, n in zip(cut, shape, strict=True)
-    )
-    return wide, tuple(
-        slice(part.start - own.start, part.stop - own.start)
-        for part, own in zip(cut, wide, strict=True)
-    )
-
-
-def read_section(source, cut, *, inner=None, extension=None, wcs=None, **given):
+def read_section(source, cut, *, extension=None, wcs=None, estimated=None, **given):
     """
     Read an exposure of a section of an image: as `Exposure.read` does of a whole one.
 
-    ``cut`` are slices of rows and columns with explicit bounds, of which those of
-    ``inner`` are returned, if given. Maps and PSFs among the arguments are those of the
-    whole image; arrays have been cut.
+    ``cut`` are slices of rows and columns with explicit bounds, or those of a `Sample`.
+    Maps and PSFs among the arguments are those of the whole image; arrays have been
+    cut. Sources of numbers that were estimated before are added to those of the others.
     """
+    estimated = dict(estimated or {})
     with open_image(source, 'mosaic', extension) as (image, k):
         given = _cut_maps(given, cut, image, k)
         if k is None:
-            data, estimated = as_pixels(image, cut), {}
+            data = _without_seams(as_pixels(image, cut), cut)
             _check_some(data, given)
-            wcs = None if wcs is None else cut_wcs(wcs, *cut)
-            exposure = exposure_of_array(data, given | {'wcs': wcs}, estimated)
+            for name in {'background', 'bkg_error'} & set(given):
+                # Those that were estimated before have none.
+                if isinstance(data, u.Quantity) and not hasattr(given[name], 'unit'):
+                    given[name] = given[name] * data.unit
+            given['wcs'] = None if wcs is None else cut_wcs(wcs, *_firsts(cut))
+            exposure = exposure_of_array(data, given, estimated)
             meta = exposure.meta | {'estimated': estimated}
             exposure = exposure.replace(meta=meta) if estimated else exposure
         else:
             hdus = _cut_hdus(image, k, cut)
             _check_some(hdus[-1 if k else 0].data, given)
             wcs = _wcs_of(image, k) if wcs is None else wcs
-            wcs = None if wcs is None else cut_wcs(wcs, *cut)
-            own = {'format': 'fits', 'extension': 'SECTION' if k else 0, 'wcs': wcs}
+            wcs = None if wcs is None else cut_wcs(wcs, *_firsts(cut))
             name = source if isinstance(source, str) else image.filename()
-            exposure = Exposure.read(hdus, meta={'file': name}, **own, **given)
+            given |= {'wcs': wcs, 'meta': {'file': name} | (given.get('meta') or {})}
+            given = {key: v for key, v in given.items() if v is not None}
+            location = parse_location('', 'SECTION' if k else 0)
+            exposure, _ = read_hdus(hdus, location, 'fits', given, estimated)
     if 'weight' in given:
         scale = sparse(exposure.bkg_error * np.sqrt(given['weight']))
         scale = float(np.median(scale[np.isfinite(scale) & (scale > 0)]))
         exposure = exposure.replace(meta=exposure.meta | {'weight_scale': scale})
     if exposure.psf is not None:
-        x0, y0 = cut[1].start, cut[0].start
+        y0, x0 = (part.start for part in _firsts(cut))
         exposure = exposure.replace(psf=exposure._psf_access.cutout(x0, y0))
-    return exposure if inner is None else exposure[inner]
+    return exposure
+
+
+def _firsts(cut):
+    """The first slices of rows and columns."""
+    return [part if isinstance(part, slice) else part[0] for part in cut]
+
+
+def _without_seams(data, cut):
+    """Pixels of a `Sample` without those on borders between its windows."""
+    seams = [seam_of(part) for part in cut if not isinstance(part, slice)]
+    if not any(own.any() for own in seams):
+        return data
+    data = data.astype(np.result_type(data.dtype, np.float32))
+    data[np.logical_or.outer(*seams)] = np.nan
+    return data
 
 
 def _check_some(data, given):
@@ -243,13 +256,12 @@ def _check_some(data, given):
 def _cut_hdus(hdus, k, cut):
     """HDU list in memory of a section of an image and of the maps in its file."""
     header, shape = hdus[k].header.copy(), _plane_shape(hdus[k])
-    data = _pixels(hdus[k], cut)
+    data = _without_seams(_pixels(hdus[k], cut), cut)
     _, exposed = trim_section(header, shape)
     if exposed is not None:
         # Like pixels without a value.
         inside = [
-            (own.start <= np.arange(part.start, part.stop))
-            & (np.arange(part.start, part.stop) < own.stop)
+            (own.start <= indices(part)) & (indices(part) < own.stop)
             for part, own in zip(cut, exposed, strict=True)
         ]
         data = np.where(np.logical_and.outer(*inside), data, np.float32(np.nan))

@@ -11,7 +11,7 @@ import pytest
 
 from bliss_astro import PSFModel
 from bliss_astro.detection._estimates import as_exposure
-from bliss_astro.exposures._estimate import find_exact_areas
+from bliss_astro.exposures._areas import find_exact_areas
 
 SKY, NOISE = 100.0, 5.0
 GOOD = np.zeros((200, 200), bool)

@@ -3,6 +3,7 @@
 Tests of mosaics: chunks are sections of the whole, and sources count once.
 """
 
+import json
 import pickle
 
 import dask.array as da
@@ -11,18 +12,23 @@ import numpy as np
 import pytest
 import zarr
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
 from pyarrow import parquet
 from scipy.spatial import cKDTree
 
 from bliss_astro import Exposure, PSFModel, detect_sources
+from bliss_astro.detection._estimates import as_exposure
+from bliss_astro.psf import PolynomialPSF
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 from bliss_astro.runs import catalog_field, fields_of, merge_chunks, prepare_mosaic
-from bliss_astro.runs._chunk import _content
+from bliss_astro.runs._chunk import _content, psf_of_state, state_of_psf
 from bliss_astro.runs._field import Job
 from bliss_astro.runs._prepare import prepare_all
 
 SHAPE, CHUNK = (500, 700), 320
+_NUMBERS = 'bkg_error', 'effective_gain', 'noise_correlation'
+_NUMBERS += 'background_error', 'psf_error'
 GIVEN = {'background': 100.0, 'effective_gain': 2.0}
 
 
@@ -285,28 +291,78 @@ def test_chunks_have_the_rows_of_the_whole(sky, tmp_path):
     assert path.stat().st_mtime_ns > before
 
 
-def test_numbers_are_those_of_the_whole(sky, tmp_path):
+def test_numbers_are_those_of_the_whole(sky, tmp_path, monkeypatch):
     data, _ = sky
-    data = data + np.float32(841)
-    data[:, 700:] = np.nan
+    # A gradient, noise that is correlated, and a part without data.
+    data = data + np.linspace(800, 900, 900, dtype=np.float32)
+    data += np.roll(data, 1, axis=1)
+    data[:300, 800:] = np.nan
     path = tmp_path / 'sky.fits'
     fits.PrimaryHDU(data).writeto(path)
-    fields = fields_of(path, 256, 64)
-    assert len(fields) == 16
-    prepared = prepare_mosaic(fields, n_threads=1, density=1e-3)
-    whole = Exposure.read(path)
-    options = [field.options for field in prepared]
-    assert {one['bkg_error'] for one in options} == {whole.bkg_error}
-    assert {one['effective_gain'] for one in options} == {whole.effective_gain}
-    assert len({tuple(one['psf_shape']) for one in options}) == 1
-    exposure = prepared[5].open()
-    (x0, x1), (y0, y1) = prepared[5].options['box']
-    off = exposure.background - whole.background[y0:y1, x0:x1]
-    assert np.abs(off).max() < 0.01 * whole.bkg_error
-    assert exposure.bkg_error == whole.bkg_error
-    # Of arrays too, though their numbers are medians of chunks.
-    array = fields_of(da.from_array(data, chunks=300), 256, 64)[5].open()
-    np.testing.assert_allclose(array.background, exposure.background, atol=1e-3)
+    array = da.from_array(data, chunks=300)
+    every, given = [], {'zero_point': 25.0}
+    for sources, box in (((path,), 320), ((path, array), 256)):
+        if every:
+            # As one whose numbers are those of a sample.
+            monkeypatch.setattr('bliss_astro._sample.LARGE', 400_000)
+            monkeypatch.setattr('bliss_astro._sample._MAX_PIXELS', 50_000)
+            monkeypatch.setattr('bliss_astro._sample._WINDOW', 60)
+            monkeypatch.setattr('bliss_astro.exposures._mesh._SECTION', 192)
+        whole, stated = as_exposure(path, **given)
+        every.append(whole)
+        for source in sources:
+            fields = fields_of(source, box, 64, **given)
+            options = {'density': 1e-3, 'n_threads': 1}
+            prepared = prepare_mosaic(fields, tmp_path / 'kept.npz', **options)
+            _check_numbers(prepared, whole, stated)
+        assert prepare_mosaic(fields, tmp_path / 'kept.npz', **options) == prepared
+    np.testing.assert_allclose(every[0].bkg_error, every[1].bkg_error, rtol=0.01)
+    np.testing.assert_allclose(*(own.psf.fwhm for own in every), rtol=0.03)
+
+
+def _check_numbers(fields, whole, stated):
+    """Check that all numbers of chunks are those of one pass."""
+    for field in fields:
+        exposure = field.open()
+        (x0, x1), (y0, y1) = field.options['box']
+        off = np.abs(exposure.background - whole.background[y0:y1, x0:x1]).max()
+        assert off < 2e-5 * whole.bkg_error
+        for name in _NUMBERS:
+            found, wanted = getattr(exposure, name), getattr(whole, name)
+            np.testing.assert_allclose(found, wanted, rtol=1e-6, err_msg=name)
+        shapes = [own.psf_at(0, 0).shape_vector for own in (exposure, whole)]
+        np.testing.assert_allclose(*shapes, rtol=1e-6)
+        assert exposure.meta['estimated'].keys() == stated.keys()
+
+
+def test_psf_that_varies_is_kept_as_text():
+    terms = np.random.default_rng(4).normal(0, 0.02, (3, 2, 2))
+    psf = PolynomialPSF(PSFModel.from_fwhm(3.0), *terms, (900, 800))
+    psf.fit_info = {'n_stars': 80, 'used': np.ones(80), 'findings': ('one',)}
+    state = json.loads(json.dumps(state_of_psf(psf, 0.02)))
+    same = psf_of_state(state)
+    assert same['psf_error'] == 0.02
+    assert same['psf'].fit_info == {'n_stars': 80, 'findings': ['one']}
+    places = [0, 300, 799], [10, 800]
+    np.testing.assert_allclose(same['psf'].shape_grid(*places), psf.shape_grid(*places))
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_flux_floor_is_checked_against_the_mosaic():
+    given = {'bkg_error': 1.0, 'effective_gain': 30.0, 'background': 0.0}
+    given['psf'], rng = PSFModel.from_fwhm(3.0), np.random.default_rng(5)
+    empty = Exposure(np.zeros((512, 512)), **given)
+    places, zero = np.array([[100.0, 400.0], [400.0, 100.0]]), np.zeros(2)
+    sources = Sources(*places, np.array([2e4, 300.0]), zero > 1, np.ones((2, 6)))
+    data = ModelRenderer.of(empty)(sources) + rng.normal(0, 1, empty.shape)
+    fields = fields_of(data, 256, 64, **given)
+    options = {'n_threads': 1, 'density': 1e-4}
+    for field in prepare_mosaic(fields, flux_min=2000.0, **options):
+        # Chunks without a source of that flux too.
+        table = detect_sources(field.open(), flux_min=2000.0, check=False, **options)
+        assert len(table) == (field.id == 'mosaic-x0-y1')
+    with pytest.raises(ValueError, match='flux_min must be below the flux of the'):
+        prepare_mosaic(fields, flux_min=1e5, **options)
 
 
 def test_weights_and_bands_have_one_scale(sky):
@@ -363,7 +419,9 @@ def test_fields_of_a_run(sky, tmp_path):
     assert not np.any(np.array(rows['owned']) & ~inside)
     # A file that is damaged later: the run says which chunk fails.
     path.write_bytes(path.read_bytes()[:-400_000])
-    assert len(prepare_all(fields, tmp_path / 'mosaics', lambda: None, job)) == 4
+    with pytest.warns(AstropyUserWarning, match="mosaic 'sky' cannot be measured"):
+        prepared = prepare_all(fields, tmp_path / 'mosaics', lambda: None, job)
+    assert len(prepared) == 4
     record = catalog_field(fields[3], tmp_path, check=False)
     assert record['status'] == 'failed'
     assert 'sky.fits' in record['reason']
