@@ -95,7 +95,7 @@ class MosaicField(FieldRef):
     def read(self, band, cut, **changes):
         """Read pixels of one band, with arguments that differ from those of a chunk."""
         own = self.given(band) | changes
-        sources = json.loads(own.pop('sources', None) or '{}')
+        sources = own.pop('sources', None)
         has_dark = own.pop('mask_dark', None)
         state = own.pop('psf_state', None)
         if state is not None:
@@ -103,10 +103,10 @@ class MosaicField(FieldRef):
             own = psf_of_state(json.loads(state)) | known
         if isinstance(own.get('background'), SkyMesh):
             own['background'] = own['background'].at(cut)
-        if 'prepared' in self.options:
+        if sources is not None:
             own['meta'] = dict(own.get('meta') or {}) | {'part_of': self.group}
-        source = self._part(self.files[band])
-        exposure = read_section(source, cut, estimated=sources, **own)
+            own['estimated'] = json.loads(sources)
+        exposure = read_section(self._part(self.files[band]), cut, **own)
         return mask_dark(exposure) if has_dark else exposure
 
     def detection(self):
