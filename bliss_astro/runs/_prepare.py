@@ -149,11 +149,11 @@ def _survey(fields, options, client):
         futures = [client.submit(function, f, *of(f), pure=False) for f in fields]
         return client.gather(futures)
 
-    numbers, meshes = {}, {}
-    sample = sample_of(fields)
+    numbers, meshes, sample = {}, {}, None
     for band in fields[0].files:
         try:
             with use_threads(options.n_threads):
+                sample = sample or sample_of(fields)
                 own, mesh = measure_numbers(*sample, band, run)
         except NoPixelsError:
             continue
