@@ -118,6 +118,7 @@ def compare(bench, case, path, chunk):
         'doubled': np.count_nonzero(near),
         'largest difference of probabilities': off[:, 2].max(),
         'median difference of probabilities': np.median(off[:, 2]),
+        'rows that differ by more than 0.001': np.count_nonzero(off[:, 2] > 1e-3),
         'largest difference of fluxes (errors)': (off[:, 3] / whole[same, 4]).max(),
         'CPU time of chunks over one pass': total / seconds,
         'CPU time of the first pass over one pass': prepared / seconds,
@@ -139,7 +140,14 @@ def work_on_chunk(path, case, chunk):
     print(json.dumps({'n': len(table), 'shape': table.exposure.shape}))
 
 
-TASKS = {'mosaic': write_mosaic, 'chunk': work_on_chunk}
+def work_first(path, case, chunk):
+    """The first pass but for the density: what measures numbers of the mosaic."""
+    fields = fields_of(path, chunk, **given_of(case))
+    found = prepare_mosaic(fields, density=3e-4, n_threads=1)
+    print(json.dumps({'n': len(found)}))
+
+
+TASKS = {'mosaic': write_mosaic, 'chunk': work_on_chunk, 'first pass': work_first}
 
 
 def main(arguments=None):
@@ -160,11 +168,12 @@ def main(arguments=None):
         task |= {'path': path, 'borders': 64 * math.ceil(borders)}
         peak_of_process(__file__, task, threads=1)
         # First: a process has at least the memory of that which starts it.
-        for case, chunk in itertools.product(CASES, (2048, 4096)):
-            task = {'kind': 'chunk', 'path': path, 'case': case, 'chunk': chunk}
+        kinds = ('chunk', 'first pass')
+        for kind, case, chunk in itertools.product(kinds, CASES, (2048, 4096)):
+            task = {'kind': kind, 'path': path, 'case': case, 'chunk': chunk}
             found = peak_of_process(__file__, task, threads=1)
-            print(case, found, flush=True)
-            name = f'{case}, chunk of {chunk} px'
+            print(kind, case, found, flush=True)
+            name = f'{case}, {kind}, chunk of {chunk} px'
             bench.add(name, 'peak memory', found['peak_gb'], unit='GB')
         for case in CASES:
             compare(bench, case, path, arguments.chunk)

@@ -27,8 +27,8 @@ CELL, _CELL_SMALL = 64, 128
 # Side of the sections of a large image, and pixels around each, in which sources of
 # another show, in whole cells.
 _SECTION, MARGIN = 2048, 64
-# Cells beyond which none changes the spline of the mesh by more than 1e-6.
-_REACH = 12
+# Cells beyond which none changes the spline of the mesh by more than rounding.
+_REACH = 24
 # Share of a cell covered by sources above which their mask is not used in it.
 _CROWDED_SHARE = 0.7
 # Threshold of sources in sigma of the smoothed image. It is lower than that for noise,

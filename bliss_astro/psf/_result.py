@@ -256,9 +256,8 @@ class PSFStars:
         most = min(_MAX_STARS, max(_MIN_STARS, _MAX_PIXELS // side**2))
         self.image, self.sources, self.locus = image, sources, locus
         self._sample = sample
-        self.chosen = np.flatnonzero(locus.reasons == '')[
-            : most if locus.n_stars else 2
-        ]
+        most = most if locus.n_stars else 2
+        self.chosen = np.flatnonzero(locus.reasons == '')[:most]
         self.corners = np.rint(places_of(sources[self.chosen])).astype(int) - half
         bad = cut_stamps(image.bad, self.corners, side, True)
         self.bad = bad | self._neighbours(half)

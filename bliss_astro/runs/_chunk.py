@@ -119,7 +119,7 @@ class MosaicField(FieldRef):
         from bliss_astro.detection._infer import DENSITY_CELL, stretch_density
         from bliss_astro.detection._tiles import TileDensity
 
-        cells = self._part(found['cells']).astype(float)
+        cells = self._part(found['cells'])
         every = [n * DENSITY_CELL for n in cells.shape]
         density = stretch_density(cells, DENSITY_CELL, every)
         pairs = zip(found['margins'], found['tiles'], strict=True)

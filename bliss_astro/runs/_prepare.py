@@ -169,7 +169,7 @@ def _survey(fields, options, client):
     if list(fields[0].files) == ['']:
         numbers = {name: own[''] for name, own in numbers.items()}
     if options.density is not None and options.flux_min is None:
-        return numbers, meshes, np.zeros((0, 0), np.float32), 1, []
+        return numbers, meshes, np.zeros((0, 0)), 1, []
     fields = [_prepared(field, numbers, meshes) for field in fields]
     counted = run(_count, lambda _: (options,))
     empty = [f.id for f, one in zip(fields, counted, strict=True) if one is None]
@@ -244,9 +244,8 @@ def _density(counted, shape):
             np.add.at(expected, at, count * (good > 0))
             np.add.at(area, at, good.astype(float) * (tile**2))
     if not area.any():
-        return np.zeros((0, 0), np.float32), 1
-    found = density_of_cells(expected, area, DENSITY_CELL)
-    return found.astype(np.float32), cell
+        return np.zeros((0, 0)), 1
+    return density_of_cells(expected, area, DENSITY_CELL), cell
 
 
 # -- file --------------------------------------------------------------------------
