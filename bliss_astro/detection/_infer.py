@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from bliss_astro._filters import spans
 from bliss_astro._threads import map_threads, n_workers
 from bliss_astro.encoders import EncoderInputs
+from bliss_astro.encoders._filters import CELL
 from bliss_astro.encoders._inputs import PIXELS
 from bliss_astro.posteriors import TileGrid
 
@@ -60,13 +61,16 @@ def infer(encoder, inputs, grid, *, dtype=torch.float32, stems=None):
     # Channels last, in the precision of the convolutions.
     dtype = torch.bfloat16 if half else dtype
     kind = {'dtype': dtype, 'memory_format': torch.channels_last}
+    # The filter has means of the PSF over cells, which are those of the whole image.
+    cell = CELL if max(inputs.psf.shape[-2:]) > 1 else 1
     out = torch.empty(shape, device=device, **kind)
 
     def fill(numbered):
         number, (images, own) = numbered
         wide, margins = [], []
         for span, n in zip(own, grid.shape, strict=True):
-            wide.append(slice(max(0, span.start - halo), min(n, span.stop + halo)))
+            stop = -(-(span.stop + halo) // cell) * cell
+            wide.append(slice(max(0, (span.start - halo) // cell * cell), min(n, stop)))
             margins += [span.start - wide[-1].start, wide[-1].stop - span.stop]
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, half):
             some = _window(inputs.select(images), *wide, size)

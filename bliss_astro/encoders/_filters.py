@@ -28,7 +28,7 @@ from ._config import (
 from ._layers import rows_of_bands, spectral_weights, spread_rows
 
 # Side in tiles of the cells that share a matched filter.
-_CELL = 4
+CELL = 4
 # Pixels that one product filters; more of them repeat less of their margins, but
 # multiply more zeros.
 _STRIP = 16
@@ -108,11 +108,11 @@ def matched_filter(image, inputs, tile_size):
     n_rows, n_columns = psf.shape[2:]
     varies = max(n_rows, n_columns) > 1
     if varies:
-        psf = F.avg_pool2d(psf, _CELL, ceil_mode=True)
+        psf = F.avg_pool2d(psf, CELL, ceil_mode=True)
     psf = GaussianPSF.from_shape(psf.movedim(1, -1), normalization_radius=radius)
     weight = filter_coefficients(psf).movedim(-1, 1)
     if varies:
-        weight = weight.repeat_interleave(_CELL, 2).repeat_interleave(_CELL, 3)
+        weight = weight.repeat_interleave(CELL, 2).repeat_interleave(CELL, 3)
         weight = weight[..., :n_rows, :n_columns]
     weight = weight * inputs.noise_excess().flatten(0, 1).rsqrt()
     out = torch.zeros_like(image)

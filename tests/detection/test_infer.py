@@ -10,8 +10,12 @@ import pytest
 from astropy.io import fits
 
 from bliss_astro import CatalogPosterior, Encoder, OutOfDomainWarning, PSFModel
-from bliss_astro.detection import _batches, detect_sources
+from bliss_astro.detection import _batches, _infer, detect_sources
+from bliss_astro.detection._bands import prepare_bands
+from bliss_astro.detection._detect import DetectionOptions
+from bliss_astro.detection._images import ImageInputs
 from bliss_astro.encoders import EncoderConfig
+from bliss_astro.psf import VaryingPSF
 
 _KNOWN = {
     'background': 0.0,
@@ -136,3 +140,21 @@ def test_an_encoder_that_was_not_trained():
     assert encoder.training
     catalog = detect_sources(_cube()[0], encoder=encoder, check=False, **_KNOWN)
     assert catalog.posterior.expected_counts() == posterior.expected_counts()
+
+
+class _Tilted(VaryingPSF):
+    def at(self, x, y):
+        return PSFModel.from_fwhm(2.5 + x / 200 + y / 400)
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_blocks_change_nothing_where_the_psf_varies(encoder, monkeypatch):
+    image = np.random.default_rng(3).normal(size=(160, 400))
+    options = DetectionOptions(n_threads=1, **(_KNOWN | {'psf': _Tilted()}))
+    bands = prepare_bands(image, options, encoder)
+    image = ImageInputs.of(bands, encoder, options)
+    whole = _infer.infer(encoder, image.inputs, image.grid).features.float()
+    # Blocks that begin within the cells of the filter.
+    monkeypatch.setattr(_infer, '_BLOCK', 1100)
+    parts = _infer.infer(encoder, image.inputs, image.grid).features.float()
+    np.testing.assert_allclose(parts, whole, rtol=1e-2, atol=1e-4)
