@@ -122,6 +122,22 @@ def keep_warnings(*, of_others=False):
             _KEPT.reset(token)
 
 
+def take_warnings(kept, subject=None):
+    """
+    Take warnings out of a list of `keep_warnings`, and return them.
+
+    Those about a subject, or a part of it, and those about none; by default all.
+    """
+    names = (None, subject)
+    own = [
+        item
+        for item in kept
+        if subject is None or item[0] in names or item[0].startswith(f'{subject}: ')
+    ]
+    kept[:] = [item for item in kept if item not in own]
+    return own
+
+
 def warn(message, category=AstropyUserWarning):
     """Warn in the name of the user's line, unless `mute_warnings` says otherwise."""
     if not issubclass(category, _MUTED.get()):

@@ -48,6 +48,7 @@ def run_run(options):
             threshold=options.threshold,
             density=options.density,
             device=options.device,
+            batch_size=options.batch_size,
             retries=options.retries,
             progress_bar=shows_progress(options),
             overwrite=options.overwrite,
@@ -105,4 +106,6 @@ def _fields(options):
 
 _INPUTS = 'fields survey bands:survey chunk threshold encoder density device'
 _OUTPUTS = 'output:survey overwrite:survey quiet'
-COMMANDS = {'run': (run_run, f'{_INPUTS} workers/scheduler retries', _OUTPUTS)}
+COMMANDS = {
+    'run': (run_run, f'{_INPUTS} workers/scheduler batch_size retries', _OUTPUTS)
+}

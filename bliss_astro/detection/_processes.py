@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bliss_astro._warnings import keep_warnings, messages_about, warn
+from bliss_astro._warnings import keep_warnings, messages_about, take_warnings, warn
 from bliss_astro.encoders import Encoder
 
 from ._batches import batches_of, detect_each
@@ -74,19 +74,11 @@ def detect_in_processes(pairs, n_processes=None, **options):
 def _shown(first, results, kept, error, named):
     """Yield results after the warnings about them; then those of the error, and it."""
     for k in range(first, first + len(results)):
-        subject = f'image {k}' if named else None
-        own = [item for item in kept if _is_about(item[0], subject)]
-        kept = [item for item in kept if item not in own]
-        _show(own)
+        _show(take_warnings(kept, f'image {k}' if named else None))
         yield results.pop(0)
     _show(kept)
     if error is not None:
         raise error
-
-
-def _is_about(given, subject):
-    """Whether a warning is about an image, or a band of it."""
-    return given in (None, subject) or given.startswith(f'{subject}: ')
 
 
 def _show(kept):

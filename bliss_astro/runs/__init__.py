@@ -12,11 +12,12 @@ from bliss_astro._lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
-    _field='catalog_field',
+    _cluster='DASK_SETTINGS',
     _fields='FieldRef find_fields',
     _mosaics='fields_of merge_chunks',
     _open='Survey open_survey',
     _prepare='prepare_mosaic',
     _report='write_report',
     _survey='run_survey',
+    _work='catalog_field',
 )

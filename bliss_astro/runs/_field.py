@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import time
 from pathlib import Path
 
 import astropy.units as u
@@ -20,10 +19,8 @@ from astropy.coordinates import SkyCoord
 import bliss_astro
 from bliss_astro._arguments import require
 from bliss_astro._atomic import atomic_write
-from bliss_astro._threads import use_threads
-from bliss_astro._warnings import keep_warnings
 from bliss_astro.catalog._columns import COLUMNS
-from bliss_astro.detection._detect import KEYWORDS, DetectionOptions, detect
+from bliss_astro.detection._detect import KEYWORDS, DetectionOptions
 from bliss_astro.detection._many import check_names
 from bliss_astro.encoders import Encoder
 from bliss_astro.encoders._weights import DEFAULT_ENCODER
@@ -32,8 +29,6 @@ from bliss_astro.flags import decode_flags
 from bliss_astro.units import unit_text
 
 from ._fields import plain_value
-from ._marginals import marginals
-from ._worst import worst_place
 
 # Options that change no result, but for rounding.
 _HOW = ('device', 'n_threads', 'progress_bar')
@@ -123,103 +118,25 @@ class Job:
         return record if record['key'] == self.key(ref, checksums) else None
 
 
-def catalog_field(ref, folder, *, encoder=DEFAULT_ENCODER, **options):
-    """
-    Detect the sources of one field of a run, and write them with a record of it.
-
-    The result depends on the arguments and the files alone; a field that is done
-    already is not done again.
-
-    Parameters
-    ----------
-    ref : `FieldRef`
-        The field.
-
-    folder : str or `~os.PathLike`
-        Folder of the run, made if need be, with ``fields/ID.parquet`` (rows),
-        ``fields/ID.npz`` (arrays of the marginals) and ``fields/ID.json`` (record),
-        which is written last.
-
-    encoder : `~bliss_astro.encoders.Encoder`, str or path, optional
-        The encoder.
-
-    **options
-        Keywords of `~bliss_astro.detection.detect_sources` that all fields share:
-        numbers and texts.
-
-    Returns
-    -------
-    record : dict
-        ``status`` is ``'done'``, or ``'failed'`` with a ``reason``; ``key``, hash of
-        what the result depends on; ``seconds``, ``n_rows``, ``expected_count`` with
-        its error, ``area`` (arcmin2), ``depth`` (AB magnitude, or flux, of a star of
-        signal-to-noise ratio 5), ``fwhm`` (pixels), ``findings`` of the self-check,
-        their ``worst`` place, ``warnings``, ``flags``, ``footprint`` and others.
-
-    Raises
-    ------
-    OSError
-        If the record cannot be written.
-
-    TypeError, ValueError
-        If an argument is not allowed.
-    """
-    return work_on(ref, folder, Job(encoder, options))
-
-
-def work_on(ref, folder, job):
-    """As `catalog_field`."""
-    record = job.done(ref, folder)
-    if record is not None:
-        return record
-    Path(folder, 'fields').mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    checksums = checksums_of(ref)
-    key = job.key(ref, checksums)
-    record = {'field': ref.id, 'key': key, 'status': 'failed', 'reason': ''}
-    record |= {'checksums': checksums, 'seconds': {}, 'n_rows': 0}
-    record |= {'owned': ref.owned, 'encoder_sha256': job.sha256}
-    with keep_warnings(of_others=True) as kept:
-        try:
-            # Draws are those of the field, whatever was done before it.
-            own = {'n_threads': 1, 'rng': int(key[:15], 16)}
-            own |= ref.detection() | job.options
-            own |= {'encoder': job.load(), 'progress_bar': False}
-            with use_threads(own['n_threads']):
-                image = ref.open()
-            read = time.perf_counter()
-            catalog = detect(image, DetectionOptions(**own))
-            facts = _facts(catalog)
-            infer = time.perf_counter()
-            rows, parts = _rows(catalog, ref), marginals(catalog)
-            worst = worst_place(catalog)
-            both = (parts | worst).items()
-            arrays = {k: v for k, v in both if isinstance(v, np.ndarray)}
-            facts['marginals'] = {k: v for k, v in parts.items() if k not in arrays}
-            facts['worst'] = {k: v for k, v in worst.items() if k not in arrays}
-            record |= {'status': 'done'} | facts
-        except Exception as error:  # noqa: BLE001 (the reason of the record)
-            record['reason'] = _reason(error, ref)
-    record['warnings'] = [f'{kind.__name__}: {text}' for _, text, kind in kept]
-    record['footprint'] = ref.footprint or record.get('footprint')
-    if record['status'] == 'done':
-        _write(folder, f'{ref.id}.parquet', _write_rows, rows)
-        _write(folder, f'{ref.id}.npz', _write_arrays, arrays)
-        seconds = {'read': read - start, 'infer': infer - read}
-        seconds['write'] = time.perf_counter() - infer
-        record['seconds'] = {name: round(s, 4) for name, s in seconds.items()}
-    write_record(folder, record)
-    return record
-
-
 def write_record(folder, record):
     """Write the record of a field; one that failed keeps no rows of an earlier try."""
     text = json.dumps(record, indent=1, default=plain_value)
-    _write(folder, f'{record["field"]}.json', Path.write_text, text)
+    with _file(folder, f'{record["field"]}.json') as path:
+        path.write_text(text)
     if record['status'] != 'done':
         for ending in ('parquet', 'npz'):
             path = Path(folder, 'fields', f'{record["field"]}.{ending}')
             path.unlink(missing_ok=True)
+
+
+def write_contents(folder, name, rows, arrays):
+    """Write the rows and arrays of a field."""
+    from pyarrow import parquet
+
+    with _file(folder, f'{name}.parquet') as path:
+        parquet.write_table(rows, path)
+    with _file(folder, f'{name}.npz') as path, path.open('wb') as file:
+        np.savez_compressed(file, **arrays)
 
 
 def read_record(folder, name):
@@ -264,7 +181,7 @@ def _sha256(path, _size, _time):
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def _facts(catalog):
+def facts_of(catalog):
     """Numbers of a catalogue for the record."""
     image, posterior = catalog.exposure, catalog.posterior
     estimated, check = posterior.meta['estimated'], catalog.meta.get('check') or {}
@@ -301,7 +218,7 @@ def _facts(catalog):
     }
 
 
-def _rows(catalog, ref):
+def arrow_table(catalog, ref):
     """Rows of a field, as a table of Arrow with units, descriptions and UCDs."""
     import pyarrow as pa
 
@@ -342,26 +259,6 @@ def _is_owned(catalog, ref):
     return owned
 
 
-def _write_rows(path, rows):
-    from pyarrow import parquet
-
-    parquet.write_table(rows, path)
-
-
-def _write_arrays(path, arrays):
-    with path.open('wb') as file:
-        np.savez_compressed(file, **arrays)
-
-
-def _write(folder, name, write, content):
-    with atomic_write(Path(folder, 'fields', name), overwrite=True) as temporary:
-        write(temporary, content)
-
-
-def _reason(error, ref):
-    """Type and text of an error, with the files of the field."""
-    text = ' '.join([str(error), *getattr(error, '__notes__', ())]).strip()
-    paths = ref.paths()
-    if paths and not any(Path(path).name in text for path in paths):
-        text = f'{text} ({", ".join(paths)})'.strip()
-    return f'{type(error).__name__}: {text}'
+def _file(folder, name):
+    """A file of a field that is written whole or not at all."""
+    return atomic_write(Path(folder, 'fields', name), overwrite=True)

@@ -6,11 +6,8 @@ Runs over many fields on dask.distributed: what is done, what is left, what fail
 import collections
 import contextlib
 import functools
-import os
-import signal
 import socket
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -20,7 +17,6 @@ from bliss_astro._arguments import (
     as_list,
     check_integer,
     counted,
-    must,
     require,
     require_type,
 )
@@ -28,13 +24,15 @@ from bliss_astro._atomic import lock_folder
 from bliss_astro._warnings import warn
 from bliss_astro.encoders._weights import DEFAULT_ENCODER
 
+from ._cluster import client_of
 from ._done import LEFT_OUT, difference
-from ._field import check_packages, read_record, work_on, write_record
+from ._field import check_packages, read_record, write_record
 from ._fields import FieldRef, check_bands, check_fields
 from ._folder import make_folder, write_provenance
 from ._open import open_survey
 from ._prepare import prepare_all
 from ._table import RETURNED, row_of, write_table
+from ._work import work_on
 
 # Fields for each thread of the workers that are submitted ahead: one that is worked on,
 # one that waits for it there, and one at the scheduler.
@@ -43,10 +41,6 @@ _AHEAD = 3
 _SETTLED = 10
 # Seconds between looks at the number of workers, and between tables of the fields.
 _LOOK, _SAVE = 5.0, 60.0
-# Usual address of the page of a cluster.
-_HERE, _PORT = '127.0.0.1', 8787
-# Dask makes workers return memory at once, so that each operation asks for it again.
-_KEEP_MEMORY = {'distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_': None}
 
 
 def run_survey(
@@ -57,6 +51,7 @@ def run_survey(
     workers=None,
     encoder=DEFAULT_ENCODER,
     threshold=0.5,
+    batch_size=1,
     retries=1,
     progress_bar=True,
     overwrite=False,
@@ -91,6 +86,14 @@ def run_survey(
 
     threshold : float, optional
         Smallest probability of a source.
+
+    batch_size : int, optional
+        Fields that a worker takes at a time, of which as many go through the encoder
+        together as have 500,000 pixels in all. Small fields take a fraction of the
+        time; each of them still has its own record, and one that fails takes no others
+        with it. Results are the same to rounding (1e-8) whatever it is, and bitwise
+        those of the field alone with the default of 1; so a run may be resumed with
+        another one.
 
     retries : int, optional
         How many times a field is tried again after its worker was lost several times,
@@ -151,6 +154,7 @@ def run_survey(
     check_fields(fields)
     check_bands(fields)
     retries = check_integer('retries', retries)
+    batch_size = check_integer('batch_size', batch_size, 1)
     if workers is not None:
         require(client is None, 'workers', 'be left out with a client', workers)
         workers = check_integer('workers', workers, 1)
@@ -161,10 +165,10 @@ def run_survey(
         job = write_provenance(output, encoder, options, overwrite)
         # Workers are started when there is work.
         connect = functools.cache(
-            lambda: stack.enter_context(_client_of(client, workers))
+            lambda: stack.enter_context(client_of(client, workers))
         )
         fields = prepare_all(fields, output / 'mosaics', connect, job)
-        run = _Run(fields, output, job, retries, progress_bar)
+        run = _Run(fields, output, job, (batch_size, retries), progress_bar)
         run.work(connect)
         stack.close()
         survey = open_survey(output)
@@ -176,14 +180,16 @@ def run_survey(
 class _Run:
     """Fields on their way through the workers."""
 
-    def __init__(self, fields, output, job, retries, progress_bar):
-        self.output, self.job, self.retries = output, job, retries
-        self.shown = progress_bar
+    def __init__(self, fields, output, job, numbers, progress_bar):
+        self.output, self.job, self.shown = output, job, progress_bar
+        self.batch_size, self.retries = numbers
         # Lines of the table, of fields of earlier calls too.
         self.rows, self.saved, self.pause = {}, time.monotonic(), _SAVE
         # Unit and band of fluxes, and the number of fields that have them.
         self.first, self.n_alike = {}, 0
         self.todo, self.tries = collections.deque(), collections.Counter()
+        # Ids of fields that have lost their worker.
+        self.lost = set()
         own = {field.id for field in fields}
         names = sorted(path.stem for path in (output / 'fields').glob('*.json'))
         earlier = [name for name in names if name not in own]
@@ -250,26 +256,33 @@ class _Run:
                         warn('the cluster has no workers yet; waiting for them')
                     most = max(1, _AHEAD * threads)
                     looked = time.monotonic()
-                # One that lost its worker goes alone, at the end: if it did so itself,
-                # it takes no others with it.
                 while self.todo and len(running) < (
-                    1 if self.tries[self.todo[0].id] else most
+                    1 if self.todo[0].id in self.lost else most
                 ):
-                    field = self.todo.popleft()
-                    future = client.submit(
-                        _work, field, str(self.output), self.job, pure=False
-                    )
-                    running[future] = field
+                    own = self.batch(), str(self.output), self.job
+                    future = client.submit(_work, *own, pure=False)
+                    running[future] = own[0]
                     done.add(future)
                 future = next(done)
-                record = self.result(client, future, running.pop(future))
-                if record is not None:
-                    yield record
+                yield from self.result(client, future, running.pop(future))
         finally:
             client.cancel(list(running), force=True)
 
-    def result(self, client, future, field):
-        """Record of a future, or None if its field is to be tried again."""
+    def batch(self):
+        """Take the next fields that a worker gets together."""
+        fields = [self.todo.popleft()]
+        # One that lost its worker goes alone, at the end: if it did so itself, it takes
+        # no others with it.
+        while (
+            self.todo
+            and len(fields) < self.batch_size
+            and self.lost.isdisjoint((fields[0].id, self.todo[0].id))
+        ):
+            fields.append(self.todo.popleft())
+        return fields
+
+    def result(self, client, future, fields):
+        """Records of a future; none if its fields are to be tried again."""
         from distributed import CancelledError, KilledWorker
 
         try:
@@ -283,15 +296,17 @@ class _Run:
             )
             raise RuntimeError(msg) from error
         # A scheduler that was started again has lost its tasks, which says nothing of
-        # the field.
-        self.tries[field.id] += not isinstance(error, CancelledError)
-        if self.tries[field.id] <= self.retries:
-            self.todo.append(field)
-            return None
+        # the fields; and of several it may have been any.
+        if not isinstance(error, CancelledError):
+            self.lost.update(field.id for field in fields)
+            self.tries[fields[0].id] += len(fields) == 1
+        if self.tries[fields[0].id] <= self.retries:
+            self.todo.extend(fields)
+            return []
         if not isinstance(error, KilledWorker):
             raise error
         text = ' '.join(str(error).split())
-        return self.failed(field.id, f'KilledWorker: {text}')
+        return [self.failed(fields[0].id, f'KilledWorker: {text}')]
 
     def failed(self, name, reason):
         """Write the record of a field that failed, and return it."""
@@ -310,62 +325,16 @@ class _Run:
             self.pause = max(_SAVE, 20 * (self.saved - start))
 
 
-def _work(field, output, job):
-    """Work on a field on a worker; return its record without what files have."""
+def _work(fields, output, job):
+    """Work on fields on a worker; return their records without what files have."""
+    from distributed import secede
+
     if not Path(output, 'run.json').is_file():
         msg = f'output={output!r} is not seen on {socket.gethostname()}, of a worker'
         raise FileNotFoundError(msg)
-    record = work_on(field, output, job)
-    return {name: v for name, v in record.items() if name in RETURNED}
-
-
-@contextlib.contextmanager
-def _client_of(client, workers):
-    """Client of a cluster: of this machine, of an address, or as it is."""
-    import dask
-    from distributed import Client, LocalCluster
-
-    if isinstance(client, Client):
-        yield client
-        return
-    with contextlib.ExitStack() as stack:
-        if client is None:
-            own = {'n_workers': workers, 'threads_per_worker': 1, 'processes': True}
-            # Workers have variables of the environment, which are set in this process
-            # too and taken away at the end.
-            before = {*os.environ}
-            stack.callback(lambda: [os.environ.pop(k) for k in {*os.environ} - before])
-            stack.enter_context(dask.config.set(_KEEP_MEMORY))
-            with _interrupts_ignored():
-                client = LocalCluster(**own, dashboard_address=_dashboard())
-            stack.enter_context(client)
-        try:
-            opened = Client(client)
-        except (OSError, ValueError) as error:
-            allowed = "be the address of a scheduler that runs, 'tcp://HOST:8786'"
-            got = f'{client!r} ({" ".join(str(error).split())})'
-            raise ConnectionError(must('client', allowed, got)) from error
-        yield stack.enter_context(opened)
-
-
-def _dashboard():
-    """Address of the page of a cluster here: on another port where that is in use."""
-    with contextlib.suppress(OSError), socket.create_server((_HERE, _PORT)):
-        return f'{_HERE}:{_PORT}'
-    return f'{_HERE}:0'
-
-
-@contextlib.contextmanager
-def _interrupts_ignored():
-    """Ignore Ctrl-C, which processes that start in here inherit."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, old)
+    # The worker begins with others while these are written.
+    records = work_on(fields, output, job, leave=secede)
+    return [{k: v for k, v in record.items() if k in RETURNED} for record in records]
 
 
 def _bar(counts, shown):

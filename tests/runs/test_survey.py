@@ -29,8 +29,13 @@ from pyarrow import dataset
 from bliss_astro import Encoder
 from bliss_astro._atomic import lock_folder
 from bliss_astro.cli import main
-from bliss_astro.runs import FieldRef, catalog_field, find_fields, run_survey
-from bliss_astro.runs._survey import _KEEP_MEMORY
+from bliss_astro.runs import (
+    DASK_SETTINGS,
+    FieldRef,
+    catalog_field,
+    find_fields,
+    run_survey,
+)
 
 QUIET = {'progress_bar': False}
 
@@ -46,7 +51,7 @@ def client():
     allowed = {'distributed.scheduler.allowed-failures': 0}
     with (
         mock.patch.dict(os.environ),
-        dask.config.set(allowed | _KEEP_MEMORY),
+        dask.config.set(allowed | DASK_SETTINGS),
         LocalCluster(**own) as cluster,
         Client(cluster) as client,
     ):
@@ -272,9 +277,11 @@ def test_damaged_files(client, fields, tmp_path):
             assert str(tmp_path / f'{name}.fits') in table[name]['reason']
 
 
-def test_a_field_that_kills_its_worker(client, fields, tmp_path):
+@pytest.mark.parametrize('batch_size', [1, 3])
+def test_a_field_that_kills_its_worker(client, fields, tmp_path, batch_size):
     """
-    It fails with a reason; fields that waited on that worker are done.
+    It fails with a reason; fields that waited on that worker, or were worked on with
+    it, are done.
     """
 
     class Deadly(FieldRef):
@@ -282,9 +289,13 @@ def test_a_field_that_kills_its_worker(client, fields, tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
 
     deadly = Deadly('deadly', fields[0].files)
-    run_survey([deadly, *fields], tmp_path / 'run', client=client, retries=0, **QUIET)
+    own = {'batch_size': batch_size, 'retries': 0, **QUIET}
+    run_survey([fields[0], deadly, *fields[1:]], tmp_path / 'run', client=client, **own)
     table = _table(tmp_path / 'run')
     assert table['deadly']['reason'].startswith('KilledWorker: ')
+    if batch_size > 1:
+        assert {row['status'] for row in table.values()} == {'done', 'failed'}
+        assert len(table) == 5
     # It stays, as do all fields of earlier calls.
     with pytest.warns(AstropyUserWarning, match=r'keeps 1 field of .*\(deadly\)'):
         again = run_survey(fields, tmp_path / 'run', client=client, **QUIET).fields
