@@ -23,10 +23,10 @@ from astropy.table import Table
 from harness import Benchmark
 
 from bliss_astro import detect_many, detect_sources
-from bliss_astro.runs import catalog_field, find_fields, run_survey
+from bliss_astro.runs import DASK_SETTINGS, catalog_field, find_fields, run_survey
 from bliss_astro.surveys.sdss import read_field
 
-SIDE, SMALL = 512, 32
+SIDE, SMALL, BATCH = 512, 32, 16
 QUIET = {'progress_bar': False}
 
 
@@ -68,22 +68,22 @@ def loop(fields):
         detect_sources(field.open(), n_threads=1, **QUIET)
 
 
-def on_cluster(fields, output, workers):
+def on_cluster(fields, output, workers, **options):
     """Seconds of a run on workers that have started and loaded their encoder."""
     import dask
     from distributed import Client, LocalCluster
 
     own = {'n_workers': workers, 'threads_per_worker': 1, 'dashboard_address': None}
     # As run_survey starts its own workers.
-    keep = {'distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_': None}
     with (
-        dask.config.set(keep),
+        dask.config.set(DASK_SETTINGS),
         LocalCluster(**own) as cluster,
         Client(cluster) as client,
     ):
         warm = Path(f'{output}-warm')
         run_survey(fields[: 2 * workers], warm, client=client, **QUIET)
-        return seconds(lambda: run_survey(fields, output, client=client, **QUIET))
+        own = QUIET | options
+        return seconds(lambda: run_survey(fields, output, client=client, **own))
 
 
 def contents(output):
@@ -170,10 +170,13 @@ def main(arguments=None):
         images = (field.open() for field in small)
         many = detect_many(images, n_threads=1, **QUIET)
         plain['detect_many'] = seconds(lambda: [*many])
-        run = on_cluster(small, folder / 'small-run', 1)
-        for name, time_of in plain.items():
-            overhead = (run - time_of) / len(small)
-            bench.add(f'a field, over {name}', 'overhead', overhead, unit='s')
+        for size, batches in ((1, ''), (BATCH, f' in batches of {BATCH}')):
+            folder_of = folder / f'small-run{size}'
+            run = on_cluster(small, folder_of, 1, batch_size=size)
+            for name, time_of in plain.items():
+                overhead = (run - time_of) / len(small)
+                title = f'a field{batches}, over {name}'
+                bench.add(title, 'overhead', overhead, unit='s')
         if n_kills == 0:
             bench.finish()
             return

@@ -3,6 +3,7 @@
 Work on one field of a run: its rows, its record, and the key of both.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -196,7 +197,9 @@ def facts_of(catalog):
     with contextlib.suppress(u.UnitsError):
         value = u.Quantity(value, unit).to_value(u.ABmag, u.zero_point_flux(1 * u.AB))
         unit = 'mag(AB)'
-    names = [name for flags in catalog['flags'] for name in decode_flags(int(flags))]
+    flags = collections.Counter()
+    for bits, n in zip(*np.unique(catalog['flags'], return_counts=True), strict=True):
+        flags.update(dict.fromkeys(decode_flags(int(bits)), int(n)))
     return {
         'n_rows': len(catalog),
         'unit': unit_text(posterior.unit),
@@ -207,7 +210,7 @@ def facts_of(catalog):
         'depth_unit': unit,
         'fwhm': estimated['psf']['fwhm'],
         'findings': [check['text']] if check.get('text') else [],
-        'flags': {name: names.count(name) for name in sorted(set(names))},
+        'flags': dict(sorted(flags.items())),
         'footprint': footprint,
         'shape': [ny, nx],
         'pixel_scale': scale,

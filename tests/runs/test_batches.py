@@ -7,15 +7,17 @@ import dataclasses
 import json
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
+import yaml
 from astropy.io import fits
 from numpy.testing import assert_allclose
 from pyarrow import parquet
 
 from bliss_astro._warnings import take_warnings
 from bliss_astro.detection import _batches
-from bliss_astro.runs import catalog_field
+from bliss_astro.runs import DASK_SETTINGS, catalog_field
 from bliss_astro.runs._field import Job
 from bliss_astro.runs._work import _Work, work_on
 
@@ -147,3 +149,19 @@ def test_warnings_about_a_part(fields):
     assert [item[1] for item in kept] == ['c']
     assert [item[1] for item in take_warnings(kept)] == ['c']
     assert kept == []
+
+
+def test_settings_of_the_tutorial():
+    """
+    What users are to set for workers of their own is what `run_survey` sets.
+    """
+    page = Path(__file__).parents[2] / 'docs' / 'tutorials' / 'survey.rst'
+    if not page.is_file():
+        pytest.skip('no docs beside the tests')
+    _, _, text = page.read_text().partition('.. code-block:: yaml\n')
+    lines = text.splitlines()[1:]
+    end = next(k for k, line in enumerate(lines) if line and line[0] != ' ')
+    found = yaml.safe_load('\n'.join(lines[:end]))
+    expected = {}
+    with dask.config.set(DASK_SETTINGS, config=expected):
+        assert found == expected
