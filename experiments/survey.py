@@ -73,7 +73,8 @@ def on_cluster(fields, output, workers, **options):
     import dask
     from distributed import Client, LocalCluster
 
-    own = {'n_workers': workers, 'threads_per_worker': 1, 'dashboard_address': None}
+    own = {'n_workers': workers, 'threads_per_worker': 1}
+    own |= {'dashboard_address': '127.0.0.1:0'}
     # As run_survey starts its own workers.
     with (
         dask.config.set(DASK_SETTINGS),

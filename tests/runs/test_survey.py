@@ -45,8 +45,8 @@ def client():
     """
     Two worker processes.
     """
-    own = {'n_workers': 2, 'threads_per_worker': 1, 'dashboard_address': None}
-    own['host'] = '127.0.0.1'
+    own = {'n_workers': 2, 'threads_per_worker': 1}
+    own |= {'host': '127.0.0.1', 'dashboard_address': '127.0.0.1:0'}
     # A field fails when it has cost one worker.
     allowed = {'distributed.scheduler.allowed-failures': 0}
     with (
