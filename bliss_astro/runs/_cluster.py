@@ -17,6 +17,8 @@ _HERE, _PORT = '127.0.0.1', 8787
 DASK_SETTINGS = {
     # By default they return memory at once, and each operation asks for it again.
     'distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_': None,
+    # Each field has another thread, and else memory of its own is kept for each.
+    'distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX': 1,
     # Looks at the stacks of all tasks, a hundred times a second.
     'distributed.worker.profile.enabled': False,
     # Each time the thread that works has to wait: 20 and 100 ms by default.
