@@ -147,8 +147,10 @@ def check_number(name, value, sign=None, *, error=TypeError):
 def has_sign(values, sign=None):
     """Which values are finite, and 'positive' or 'not negative' if so demanded."""
     with np.errstate(invalid='ignore'):
-        above = {'positive': values > 0, 'not negative': values >= 0}.get(sign, True)
-    return np.isfinite(values) & above
+        sound = np.isfinite(values)
+        if sign is None:
+            return sound
+        return sound & (values > 0 if sign == 'positive' else values >= 0)
 
 
 def sign_text(sign=None):

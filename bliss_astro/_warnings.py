@@ -149,6 +149,13 @@ def warn(message, category=AstropyUserWarning):
         warnings.warn(message, category, stacklevel=_user_stacklevel())
 
 
+def show_warnings(kept):
+    """Show warnings that `keep_warnings` kept."""
+    for subject, text, category in kept:
+        with messages_about(subject):
+            warn(text, category)
+
+
 def _user_stacklevel():
     """Stack level, for the caller, of the first line that is the user's own."""
     frame, level = sys._getframe(1), 1

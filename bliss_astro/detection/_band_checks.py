@@ -7,9 +7,9 @@ import functools
 import itertools
 
 import numpy as np
-import scipy
 import torch
 
+from bliss_astro._filters import box_mean
 from bliss_astro._warnings import OutOfDomainWarning, warn
 from bliss_astro.exposures._geometry import image_shift
 from bliss_astro.exposures._set_checks import is_calibrated
@@ -102,7 +102,7 @@ def _light_of(one, other, cut):
     for exposure in (one, other):
         maps = {name: value[cut] for name, value in exposure.maps().items()}
         pull = (exposure.data[cut] - maps['background']) / maps['bkg_error']
-        light.append(scipy.ndimage.uniform_filter(np.where(good, pull, 0), 3))
+        light.append(box_mean(np.where(good, pull, 0).astype(np.float32), 3))
     return *light, good
 
 

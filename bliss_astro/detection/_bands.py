@@ -4,6 +4,7 @@ Bands of an image: each prepared as one image is, on the grid of the reference b
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 
 import astropy.units as u
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 
 from bliss_astro._arguments import require
-from bliss_astro._warnings import messages_about, warn
+from bliss_astro._threads import check_n_threads, map_threads, use_threads
+from bliss_astro._warnings import keep_warnings, messages_about, show_warnings, warn
 from bliss_astro.encoders._inputs import OF_BANDS
 from bliss_astro.exposures import Band
 from bliss_astro.exposures._bands import as_band
@@ -136,13 +138,20 @@ def read_bands(data, options, encoder, prepare):
                 f'taken, and the {bands} {", ".join(left_out)} left out'
             )
         images = {reference: images[reference]}
-    prepared = {}
-    for key, (image, given) in images.items():
+
+    def read(key):
+        (image, given), own = images[key], None
         with messages_about(f'band {str(key)!r}'):
             band, given = _described(key, given)
-            own = None if image is None else prepare(image, given, encoder)
-            band = band_of(band, own and own.exposure, 'data', 'bandpass')
-        prepared[band] = own
+            if image is not None:
+                own = prepare(image, given, encoder)
+            return band_of(band, own and own.exposure, 'data', 'bandpass'), own
+
+    if check_n_threads(options.n_threads) > 1 and all(map(_is_apart, images.values())):
+        with use_threads(options.n_threads):
+            prepared = dict(_in_threads(read, images))
+    else:
+        prepared = dict(map(read, images))
     # Whatever the order in which they were given, results are the same.
     prepared = dict(sorted(prepared.items(), key=lambda item: _order(item[0])))
     own = {band: one and one.exposure for band, one in prepared.items()}
@@ -158,6 +167,31 @@ def read_bands(data, options, encoder, prepare):
         dataclasses.replace(by_name[name], exposure=found[name]) for name in found
     ]
     return PreparedBands(images, [b for b in found.bands if b.name not in found])
+
+
+def _is_apart(image_and_given):
+    """Whether nothing of an image, such as its file, is shared with other bands."""
+    image, given = image_and_given
+    kinds = str, os.PathLike, np.ndarray, type(None)
+    return isinstance(image, kinds) and given.get('psf') is None
+
+
+def _in_threads(function, items):
+    """Yield results of items, with warnings about them shown and errors raised here."""
+
+    def work(item):
+        # A thread has no user's line that a warning could be about.
+        with keep_warnings() as kept:
+            try:
+                return function(item), kept, None
+            except Exception as error:  # noqa: BLE001 (raised below)
+                return None, kept, error
+
+    for result, kept, error in map_threads(work, items):
+        show_warnings(kept)
+        if error is not None:
+            raise error
+        yield result
 
 
 def require_none(value, text):

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bliss_astro._warnings import keep_warnings, messages_about, take_warnings, warn
+from bliss_astro._warnings import keep_warnings, show_warnings, take_warnings
 from bliss_astro.encoders import Encoder
 
 from ._batches import batches_of, detect_each
@@ -74,17 +74,11 @@ def detect_in_processes(pairs, n_processes=None, **options):
 def _shown(first, results, kept, error, named):
     """Yield results after the warnings about them; then those of the error, and it."""
     for k in range(first, first + len(results)):
-        _show(take_warnings(kept, f'image {k}' if named else None))
+        show_warnings(take_warnings(kept, f'image {k}' if named else None))
         yield results.pop(0)
-    _show(kept)
+    show_warnings(kept)
     if error is not None:
         raise error
-
-
-def _show(kept):
-    for subject, text, category in kept:
-        with messages_about(subject):
-            warn(text, category)
 
 
 # -- pickles -------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Pixels without sky, areas of one exact value or far below the sky; steps of the 
 import numpy as np
 from astropy.nddata import reshape_as_blocks
 
+from bliss_astro._filters import box_mean
 from bliss_astro._warnings import warn
 from bliss_astro.units import MAD_TO_SIGMA, median_and_scatter
 
@@ -119,11 +120,14 @@ def mask_exact_areas(exposure, estimated):
 
 def mask_dark(exposure):
     """Mask areas too far below the sky to be sky."""
-    from scipy.ndimage import binary_dilation, label, uniform_filter
+    from scipy.ndimage import binary_dilation, label
 
     pull = (exposure.data - exposure.background) / exposure.bkg_error
     pull = np.where(exposure.mask, 0.0, np.clip(pull, -_PULL_LIMIT, _PULL_LIMIT))
-    labels, _ = label(uniform_filter(pull, _PATCH, mode='nearest') < _DARK_SIGMA)
+    low = box_mean(pull, _PATCH) < _DARK_SIGMA
+    if np.count_nonzero(low) < _DARK_PIXELS:
+        return None
+    labels, _ = label(low)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     dark = (sizes >= _DARK_PIXELS)[labels]

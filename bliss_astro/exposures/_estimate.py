@@ -8,6 +8,7 @@ import numpy as np
 
 from bliss_astro._sample import Sample
 from bliss_astro._warnings import warn
+from bliss_astro.units import median
 
 from ._areas import has_steps, mask_dark, mask_exact_areas, warn_of_dark
 from ._exposure import Exposure
@@ -101,7 +102,7 @@ class _Image:
         if self._error is None and self._weight is None and 'bkg_error' not in given:
             noise = self._noise = noise or noise_of(exposure)
             # One absurd pixel says nothing about how precisely the others are stated.
-            level = float(np.median(np.abs(exposure.data[~exposure.mask])))
+            level = float(median(np.abs(exposure.data[~exposure.mask])))
             if noise.sigma <= _ROUNDING_ERRORS * np.spacing(level):
                 raise ValueError(NO_NOISE)
             self._set('scatter of empty sky', bkg_error=noise.sigma)
@@ -144,8 +145,8 @@ class _Image:
 
     def warn_of_rounding(self):
         """Warn of whole numbers that noise hardly changes, but for few photons."""
-        level = np.median(self.sample.background)
-        noise = np.median(self.sample.bkg_error)
+        level = median(self.sample.background)
+        noise = median(self.sample.bkg_error)
         if noise <= _COARSE_NOISE and level >= _PHOTON_RATIO * noise**2:
             warn(
                 f'data are whole numbers, in steps of {1 / noise:.2g} times the noise; '
@@ -160,8 +161,8 @@ class _Image:
             if not why:
                 return
             self._refuse_gain(why)
-        noise = float(np.median(exposure.bkg_error))
-        level = float(np.median(exposure.background))
+        noise = float(median(exposure.bkg_error))
+        level = float(median(exposure.background))
         gain, how = 1.0, 'data are in electrons'
         if exposure.unit != u.electron:
             gain = level / noise**2

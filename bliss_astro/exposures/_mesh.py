@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from astropy.nddata import reshape_as_blocks
 
 from bliss_astro._filters import smooth, spread_cells, sums_of_cells
 from bliss_astro._sample import LARGE
 from bliss_astro._threads import map_threads
-from bliss_astro._warnings import collect_warnings
+from bliss_astro.units import median
 
 from ._noise import GROWTH, SMOOTHING
 
@@ -37,9 +36,6 @@ _SOURCE_SIGMA = 3
 # Cells along an axis from which on a mesh shows a gradient; change of the sky from
 # cell to cell, over the noise, below which it is level; rounds of taking it off.
 _MIN_CELLS, _LEVEL_CHANGE, _MAX_SLOPE_ROUNDS = 3, 0.2, 4
-# Sigmas of the clipping of a cell, and its rounds. Share of good pixels up to which a
-# cell is left out.
-_CLIP_SIGMA, _CLIP_ROUNDS, _MIN_GOOD_SHARE = 3.0, 10, 0.1
 # A background is single precision if that rounds it by less than this share of the
 # noise, which has to lie well within its range; pixels that show the scatter.
 _ROUNDING_SHARE, _MIN_SCALE, _MAX_SCALE, _N_SCATTER = 1e-3, 1e-30, 1e30, 200_000
@@ -101,9 +97,9 @@ class MeshFrame:
         box = tuple(min(box_size, length) for length in shape)
         good = data[~bad]
         good = good[:: max(1, good.size // _N_SCATTER)].astype(float)
-        middle = float(np.median(good)) if good.size else 0.0
+        middle = float(median(good)) if good.size else 0.0
         off = np.abs(good - middle) if good.size else np.ones(1)
-        scale = float(np.median(off)) or float(off.mean()) or 1.0
+        scale = float(median(off)) or float(off.mean()) or 1.0
         return cls(tuple(shape), box, float(quantum), middle, scale)
 
     def plane(self, place):
@@ -268,16 +264,15 @@ class MeshWork:
 
 def _first_cells(data, bad, section, frame):
     """Level and scatter of the cells of a section, (2, rows, columns)."""
-    from photutils.background import SExtractorBackground
+    from ._cells import cells_of
 
     image = frame.image(data, bad, section.place)[section.own]
-    estimator = SExtractorBackground(sigma_clip=None)
-    return _cells(image, bad[section.own], frame.box, estimator)
+    return cells_of(image, bad[section.own], frame.box, mode=True)
 
 
 def _second_cells(data, bad, section, frame, first, corner, correlation):
     """The same of the pixels without sources above cells of a first mesh."""
-    from photutils.background import MeanBackground
+    from ._cells import cells_of
 
     image = frame.image(data, bad, section.place)
     place = [
@@ -288,23 +283,7 @@ def _second_cells(data, bad, section, frame, first, corner, correlation):
     sources = find_covered(image - level, scatter, bad, correlation)[section.own]
     sources &= ~_crowded(sources, frame.box)
     bad = bad[section.own] | sources
-    return _cells(image[section.own], bad, frame.box, MeanBackground(sigma_clip=None))
-
-
-def _cells(image, bad, box, estimator):
-    """Level and scatter of cells after clipping; NaN of those with few good pixels."""
-    from astropy.stats import SigmaClip
-
-    beyond = [(0, -n % side) for n, side in zip(image.shape, box, strict=True)]
-    cells = np.pad(np.where(bad, np.nan, image), beyond, constant_values=np.nan)
-    cells = reshape_as_blocks(cells, box)
-    cells = np.array(cells.reshape(*cells.shape[:2], -1), np.float32)
-    clip = SigmaClip(_CLIP_SIGMA, maxiters=_CLIP_ROUNDS)
-    with collect_warnings(), np.errstate(invalid='ignore'):
-        cells = clip(cells, axis=-1, masked=False, copy=False)
-        found = np.stack([estimator(cells, axis=-1), np.nanstd(cells, axis=-1)])
-    few = np.isfinite(cells).sum(-1) <= _MIN_GOOD_SHARE * math.prod(box)
-    return np.where(few, np.float32(np.nan), found)
+    return cells_of(image[section.own], bad, frame.box, mode=False)
 
 
 def find_covered(residual, noise, bad, correlation):

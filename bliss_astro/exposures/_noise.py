@@ -11,7 +11,7 @@ from scipy.ndimage import binary_dilation, correlate
 
 from bliss_astro._arguments import counted, require
 from bliss_astro._filters import smooth, spread_cells, sums_of_cells
-from bliss_astro.units import MAD_TO_SIGMA, median_and_scatter
+from bliss_astro.units import MAD_TO_SIGMA, median, median_and_scatter
 
 NO_NOISE = 'bkg_error cannot be estimated: the image has no noise; give bkg_error'
 # Correlations below this count for none, and differences from others below so many
@@ -137,7 +137,7 @@ def noise_of_residual(residual, bad, *, quantum=0.0, max_lag=2, needs_blank=Fals
         raise ValueError(f'{text}; give bkg_error')
     # Sources only brighten pixels.
     below = residual[~bad & (residual < 0)]
-    scale = MAD_TO_SIGMA * np.median(np.abs(below)) if len(below) else 0.0
+    scale = MAD_TO_SIGMA * median(np.abs(below)) if len(below) else 0.0
     if not scale > 0:
         raise ValueError(NO_NOISE)
     if scale < _COARSE_NOISE * quantum:
@@ -232,7 +232,7 @@ def _blank_sky(residual, bad, cells):
     """Find blank sky, and take a plane off each of its cells."""
     # Not to magnify the noise between bad pixels.
     share = np.maximum(smooth(~bad, SMOOTHING), 0.2)
-    residual = np.where(bad, 0.0, residual - np.median(residual[~bad]))
+    residual = np.where(bad, 0.0, residual - median(residual[~bad]))
     for _ in range(_N_ROUNDS):
         light = smooth(residual.clip(-1e30, 1e30), SMOOTHING) / share
         # Correlated noise is smoothed less than white noise: measured, not known.
@@ -250,9 +250,11 @@ def _planes(values, use, starts, y, x):
     """Fit a plane to those values of each cell that are used."""
 
     def moments(weights, most):
+        # Along x first, which leaves few numbers for powers of y.
         powers = [(p, q) for p in range(most + 1) for q in range(most + 1 - p)]
-        sums = [sums_of_cells(weights * x**p * y**q, starts) for p, q in powers]
-        return np.array(sums)
+        terms = (weights * x**p for p in range(most + 1))
+        rows = [np.add.reduceat(term, starts[1], 1, float) for term in terms]
+        return np.array([np.add.reduceat(rows[p] * y**q, starts[0]) for p, q in powers])
 
     # Products of 1, y and x among the moments 1, y, y^2, x, x y, x^2.
     matrix = moments(use, 2)[[[0, 1, 3], [1, 2, 4], [3, 4, 5]]]
@@ -329,7 +331,7 @@ def _noise_of_crowd(values, bad):
     """Noise and correlation of neighbours where hardly a pixel is without sources."""
     sigma, correlation = 1.0, (0.0, 0.0)
     light = smooth(values.clip(-1e30, 1e30), SMOOTHING)
-    seen = MAD_TO_SIGMA * np.median(np.abs(light[~bad]))
+    seen = MAD_TO_SIGMA * median(np.abs(light[~bad]))
     for _ in range(_N_ROUNDS):
         # Stars make the scatter here; noise at most twice that of white noise.
         scatter = min(seen, sigma / (np.sqrt(np.pi) * SMOOTHING))

@@ -71,6 +71,29 @@ def test_kinds_of_images(tiny, of_bands):
     assert many.expected_counts() == found
 
 
+def test_bands_are_prepared_in_threads(tiny, of_bands):
+    images = {name: own.data[:40, :40] for name, own in of_bands.items()}
+    images |= {name: np.random.default_rng(1).normal(size=(40, 40)) for name in 'uz'}
+    images['z'] = images['z'][::-1]
+    options = {'encoder': tiny, 'density': 3e-3, 'threshold': 0.01, 'check': False}
+
+    def detect(n_threads):
+        with pytest.warns(OutOfDomainWarning) as seen:
+            found = detect_sources(images, n_threads=n_threads, **options)
+        assert {own.filename for own in seen} == {__file__}
+        return found, [str(own.message) for own in seen]
+
+    (one, alone), (two, messages) = detect(1), detect(2)
+    assert messages == alone
+    missing = [text for text in messages if 'psf was not given' in text]
+    assert [text.partition(':')[0] for text in missing] == ["band 'u'", "band 'z'"]
+    assert one.meta['estimated'] == two.meta['estimated']
+    assert np.array_equal(one['flux_g'], two['flux_g'])
+    images['g'] = np.full((40, 40), np.nan)
+    with pytest.raises(ValueError, match=r"^band 'g': data must have finite pixels"):
+        detect_sources(images, n_threads=2, **options)
+
+
 def test_inputs(tiny, of_bands):
     both = [of_bands['r'], of_bands['g'], BANDS['z']]
     inputs, floor, facts, _ = encoder_inputs_of_bands(both, tiny)

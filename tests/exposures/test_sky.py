@@ -11,15 +11,21 @@ import warnings
 import numpy as np
 import pytest
 from astropy.modeling.models import Moffat2D
+from astropy.stats import SigmaClip
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.testing import assert_allclose
-from photutils.background import Background2D
+from photutils.background import (
+    Background2D,
+    MeanBackground,
+    SExtractorBackground,
+)
 from scipy.ndimage import gaussian_filter
 
 from bliss_astro import PSFModel
 from bliss_astro.detection._estimates import as_exposure
+from bliss_astro.exposures._cells import cells_of
 from bliss_astro.exposures._estimate import estimate_missing
-from bliss_astro.exposures._mesh import _spline
+from bliss_astro.exposures._mesh import _filtered, _spline
 
 NOISE, SIDE = 10.0, 256
 
@@ -129,6 +135,26 @@ def test_mesh_is_interpolated_as_by_photutils(shape, rng):
     found = _spline(mesh.background_mesh, place, box)
     bounds = mesh.background_mesh.min(), mesh.background_mesh.max()
     assert_allclose(found.clip(*bounds), mesh.background, atol=1e-12)
+
+
+@pytest.mark.parametrize('mode', [True, False])
+def test_mesh_is_that_of_photutils(mode, rng):
+    image = sources(0.002, 1)[:150, :90] / NOISE + rng.normal(size=(150, 90))
+    image, box = image.astype(np.float32), (32, 32)
+    bad = rng.random(image.shape) < 0.1
+    # A cell without, and one with few good pixels; values that no sum may meet.
+    bad[:32, :32] = True
+    bad[32:64, :30] = True
+    image[100, 50], image[120, :3] = 1e15, -1e12
+    estimator = SExtractorBackground() if mode else MeanBackground()
+    options = {'exclude_percentile': 90, 'sigma_clip': SigmaClip(3.0, maxiters=10)}
+    with warnings.catch_warnings(action='ignore'):
+        expected = Background2D(
+            image, box, mask=bad, bkg_estimator=estimator, **options
+        )
+    level, scatter = map(_filtered, cells_of(image, bad, box, mode=mode))
+    assert_allclose(level, expected.background_mesh, rtol=1e-4, atol=1e-5)
+    assert_allclose(scatter, expected.background_rms_mesh, rtol=1e-4)
 
 
 def test_what_is_given_is_kept():
