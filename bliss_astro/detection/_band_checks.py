@@ -11,7 +11,7 @@ import torch
 
 from bliss_astro._filters import box_mean
 from bliss_astro._warnings import OutOfDomainWarning, warn
-from bliss_astro.exposures._geometry import image_shift
+from bliss_astro.exposures._geometry import image_shift, light_spectrum
 from bliss_astro.exposures._set_checks import is_calibrated
 from bliss_astro.priors import ColourPrior
 from bliss_astro.units import typical
@@ -79,12 +79,13 @@ def _check_light(exposures, relative):
     cut = tuple(
         slice(max(0, n // 2 - _SIDE // 2), n // 2 + _SIDE // 2) for n in exposures.shape
     )
-    first, ratios = exposures[exposures.reference], {}
+    first, ratios, spectrum = exposures[exposures.reference], {}, None
     for name, exposure in list(exposures.items())[1:]:
         if (exposure.mask | first.mask)[cut].all():
             continue
         light = _light_of(exposure, first, cut)
-        text = _text_of_shift(exposure[cut], first[cut], light)
+        spectrum = spectrum or light_spectrum(first[cut])
+        text = _text_of_shift(light_spectrum(exposure[cut]), spectrum, light)
         text = text or _text_of_places(*light)
         if text is None and name not in relative:
             ratio = _flux_ratio(exposure, first, light)
@@ -112,9 +113,9 @@ def _shared(one, other):
     return np.count_nonzero(one & other) / max(fewer, 1), fewer, more
 
 
-def _text_of_shift(exposure, first, light):
+def _text_of_shift(spectrum, of_first, light):
     """Text about light that lies some pixels off, or None."""
-    dx, dy = image_shift(exposure, first)
+    dx, dy = image_shift(spectrum, of_first)
     if not np.hypot(dx, dy) > _LARGEST_SHIFT:
         return None
     one, other = (own > _BRIGHT for own in light[:2])

@@ -110,24 +110,35 @@ def grid_offset(one, other, shape):
     return float(np.nan_to_num(np.abs(np.array(back) - [x, y]), nan=np.inf).max())
 
 
+def light_spectrum(exposure):
+    """Pixels of an exposure with light, and the Fourier transform of its sources."""
+    from scipy.fft import rfft2
+    from scipy.ndimage import uniform_filter
+
+    pull = (exposure.data - exposure.background) / exposure.bkg_error
+    light = np.clip(np.where(exposure.mask, 0, pull), *_LIGHT).astype(np.float32)
+    # Without what is wider than stars: unresolved light, remains of the sky.
+    spectrum = rfft2(light - uniform_filter(light, _WIDE), _padded(light.shape))
+    return light > _LIGHT[0], spectrum
+
+
+def _padded(shape):
+    from scipy.fft import next_fast_len
+
+    return [next_fast_len(n + _LARGEST_SHIFT, real=True) for n in shape]
+
+
 def image_shift(one, other):
     """
     Shift (dx, dy) in pixels of the sources of an exposure against those of another.
 
-    The peak of their cross-correlation, NaN if none stands out or light is no more than
-    noise.
+    From the `light_spectrum` of both: the peak of their cross-correlation, NaN if none
+    stands out or light is no more than noise.
     """
-    from scipy.fft import irfft2, next_fast_len, rfft2
-    from scipy.ndimage import uniform_filter
+    from scipy.fft import irfft2
 
-    shape = [next_fast_len(n + _LARGEST_SHIFT, real=True) for n in one.shape]
-    spectra, bright = [], []
-    for exposure in (one, other):
-        pull = (exposure.data - exposure.background) / exposure.bkg_error
-        light = np.clip(np.where(exposure.mask, 0, pull), *_LIGHT).astype(np.float32)
-        bright.append(light > _LIGHT[0])
-        # Without what is wider than stars: unresolved light, remains of the sky.
-        spectra.append(rfft2(light - uniform_filter(light, _WIDE), shape))
+    bright, spectra = zip(one, other, strict=True)
+    shape = _padded(bright[0].shape)
     correlation = irfft2(spectra[0] * np.conj(spectra[1]), shape)
     level, scatter = median_and_scatter(sparse(correlation))
     reach = _LARGEST_SHIFT + 1

@@ -13,7 +13,7 @@ from bliss_astro._warnings import messages_about
 from . import _remote
 from ._bands import Band
 from ._fits_image import cube_planes
-from ._geometry import image_shift
+from ._geometry import image_shift, light_spectrum
 from ._read import FILES, exposure_of
 from ._set_checks import by_band, check_factors, check_grid, choose_reference, in_unit
 from ._validate import two_slices
@@ -220,8 +220,9 @@ class ExposureSet(Mapping):
             band, to about a tenth. NaN where they have too few in common, or lie more
             than 16 pixels off.
         """
-        first = self[self.reference]
-        return {name: image_shift(self[name], first) for name in list(self)[1:]}
+        first = light_spectrum(self[self.reference])
+        names = list(self)[1:]
+        return {name: image_shift(light_spectrum(self[name]), first) for name in names}
 
     def _found(self):
         """Exposures, or None, by band."""
