@@ -6,9 +6,16 @@ Tests of the filters of images, against scipy's.
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.ndimage import gaussian_filter, maximum_filter
+from scipy.ndimage import gaussian_filter, maximum_filter, uniform_filter
 
-from bliss_astro._filters import local_maxima, smooth, spread_cells, sums_of_cells
+from bliss_astro._filters import (
+    box_mean,
+    local_maxima,
+    smooth,
+    spread_cells,
+    sums_of_cells,
+)
+from bliss_astro.units import median
 
 
 @pytest.mark.parametrize('shape', [(1, 3), (5, 7), (61, 300), (129, 200)])
@@ -40,3 +47,21 @@ def test_cells(rng):
     assert image[6, 4] == values[2, 1]
     n_pixels = np.outer([2, 1, 4], [4, 1])
     assert_allclose(sums_of_cells(image, starts), n_pixels * values)
+
+
+@pytest.mark.parametrize('side', [3, 5])
+def test_box_mean(rng, side):
+    image = rng.normal(size=(17, 30)).astype(np.float32)
+    expected = uniform_filter(image, side, mode='nearest')
+    assert_allclose(box_mean(image, side), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('shape', [(7, 9), (4, 5)])
+@pytest.mark.parametrize('dtype', [np.float32, float, int])
+def test_median(rng, shape, dtype):
+    values = (100 * rng.normal(size=shape)).astype(dtype)
+    assert median(values) == np.median(values)
+    assert median(values).dtype == np.median(values).dtype
+    if dtype is not int:
+        values[2, 3] = np.nan
+        assert np.isnan(median(values))
