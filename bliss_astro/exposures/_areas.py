@@ -126,7 +126,7 @@ def mask_dark(exposure):
     pull = np.where(exposure.mask, 0.0, np.clip(pull, -_PULL_LIMIT, _PULL_LIMIT))
     low = box_mean(pull, _PATCH) < _DARK_SIGMA
     if np.count_nonzero(low) < _DARK_PIXELS:
-        return None
+        return exposure
     labels, _ = label(low)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
