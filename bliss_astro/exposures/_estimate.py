@@ -97,7 +97,7 @@ class _Image:
                 quantum=step_of(self.sample),
                 correlation=exposure.noise_correlation if stated else None,
             )
-            self._set('photutils Background2D', background=background)
+            self._set('mesh as of photutils Background2D', background=background)
         exposure, noise = self.sample, self._noise
         if self._error is None and self._weight is None and 'bkg_error' not in given:
             noise = self._noise = noise or noise_of(exposure)

@@ -8,9 +8,10 @@ from copy import copy
 import astropy.units as u
 import numpy as np
 
+from bliss_astro._arguments import check_number, require
 from bliss_astro.psf import PSFModel, VaryingPSF
 from bliss_astro.psf._kinds import ImagePSF, ModelPSF, varying_psf
-from bliss_astro.psf._mixture import core_centre
+from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS, core_centre
 from bliss_astro.psf._profile import (
     half_maximum_radius,
     profile,
@@ -148,3 +149,20 @@ def _seeing_and_depth(exposure, noise):
     if flux.unit.is_equivalent(u.AB, maggies):
         text += f' ({flux.to_value(u.ABmag, maggies):.2f} mag)'
     return [seeing, text]
+
+
+def psf_of_fwhm(fwhm, exposure):
+    """Make a PSF of a FWHM in pixels, or an angle by the WCS of the exposure."""
+    if isinstance(fwhm, u.Quantity):
+        angle = fwhm.unit.is_equivalent(u.arcsec)
+        good = angle or fwhm.unit.is_equivalent(u.pix)
+        require(good, 'fwhm', 'be in pixels or an angle', fwhm.unit)
+        if angle and exposure.pixel_scale is None:
+            msg = 'fwhm is an angle and data has no celestial wcs; give it in pixels.'
+            raise ValueError(msg)
+        pixel = exposure.pixel_scale * u.arcsec if angle else u.pix
+        fwhm = (fwhm / pixel).to_value(u.one)
+    value = check_number('fwhm', fwhm, sign='positive')
+    widest = 2 * DEFAULT_NORMALIZATION_RADIUS
+    require(value <= widest, 'fwhm', f'be at most {widest:.1f} px', f'{value:g}')
+    return PSFModel.from_fwhm(value)

@@ -15,8 +15,6 @@ from astropy.nddata import Cutout2D, NDData
 from bliss_astro._arguments import check_number, must, require
 from bliss_astro._fits import check_file, file_name, open_fits
 from bliss_astro._lazy import load_coadds, load_readers
-from bliss_astro.psf import PSFModel
-from bliss_astro.psf._mixture import DEFAULT_NORMALIZATION_RADIUS
 from bliss_astro.units import magnitude_to_flux
 
 from ._bands import as_band, find_band
@@ -25,6 +23,7 @@ from ._exposure import Exposure
 from ._fits_image import IN_UNIT, find_plane, parse_location, read_maps, trim_section
 from ._header import COUNTS, HeaderCards
 from ._nddata import collect_nddata
+from ._psf import psf_of_fwhm
 from ._sky import estimate_background_error, measure_background
 from ._validate import check_mask, is_word, join_masks, refuse, refuse_both, strip_unit
 
@@ -326,7 +325,7 @@ def _take_extras(given, unit):
 def _apply_extras(exposure, fwhm, zero_point):
     """Set the PSF by its width, and bring an exposure in counts to nanomaggies."""
     if fwhm is not None:
-        exposure = exposure.replace(psf=_psf_of_fwhm(fwhm, exposure))
+        exposure = exposure.replace(psf=psf_of_fwhm(fwhm, exposure))
     if zero_point is None:
         return exposure
     meta = exposure.meta | {'zero_point': zero_point}
@@ -340,23 +339,6 @@ def scaled(exposure, factor, unit):
         value = getattr(exposure, name)
         changes[name] = None if value is None else value * factor
     return exposure.replace(**changes, unit=unit)
-
-
-def _psf_of_fwhm(fwhm, exposure):
-    """Make a PSF of a FWHM in pixels, or an angle by the WCS of the exposure."""
-    if isinstance(fwhm, u.Quantity):
-        angle = fwhm.unit.is_equivalent(u.arcsec)
-        good = angle or fwhm.unit.is_equivalent(u.pix)
-        require(good, 'fwhm', 'be in pixels or an angle', fwhm.unit)
-        if angle and exposure.pixel_scale is None:
-            msg = 'fwhm is an angle and data has no celestial wcs; give it in pixels.'
-            raise ValueError(msg)
-        pixel = exposure.pixel_scale * u.arcsec if angle else u.pix
-        fwhm = (fwhm / pixel).to_value(u.one)
-    value = check_number('fwhm', fwhm, sign='positive')
-    widest = 2 * DEFAULT_NORMALIZATION_RADIUS
-    require(value <= widest, 'fwhm', f'be at most {widest:.1f} px', f'{value:g}')
-    return PSFModel.from_fwhm(value)
 
 
 # -- formats -----------------------------------------------------------------------

@@ -21,7 +21,7 @@ import bliss_astro
 from bliss_astro._arguments import require
 from bliss_astro._atomic import atomic_write
 from bliss_astro.catalog._columns import COLUMNS
-from bliss_astro.detection._detect import KEYWORDS, DetectionOptions
+from bliss_astro.detection._detect import IMAGE_OPTIONS, KEYWORDS, DetectionOptions
 from bliss_astro.detection._many import check_names
 from bliss_astro.encoders import Encoder
 from bliss_astro.encoders._weights import DEFAULT_ENCODER
@@ -73,6 +73,8 @@ class Job:
         # One that is given as its default is the same as one that is not.
         default = {name for name in _NONE if self.options.get(name) is None}
         given = {n: v for n, v in self.options.items() if n not in default}
+        for name in set(given) & set(IMAGE_OPTIONS):
+            require(False, name, 'be given to find_fields', 'an option of a run')
         self.options = {'threshold': 0.5} | given
         try:
             self.options = json.loads(json.dumps(self.options, default=plain_value))

@@ -106,7 +106,7 @@ def measure_numbers(field, sample, band, run):
             own[name] = np.ravel(value).tolist()
             own[name] = own[name] if np.ndim(value) else own[name][0]
     if mesh is not None:
-        sources['background'] = 'photutils Background2D'
+        sources['background'] = 'mesh as of photutils Background2D'
         own['mask_dark'] = not has_steps(exposure)
         if 'background_error' not in given:
             own['background_error'] = estimate_background_error(exposure)

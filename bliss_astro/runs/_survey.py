@@ -108,7 +108,8 @@ def run_survey(
         is deleted.
 
     **options
-        Keywords of `~bliss_astro.detection.detect_sources` that all fields share.
+        Keywords of `~bliss_astro.detection.detect_sources` that all fields share. What
+        describes an image (``psf``, ``zero_point``) is an option of the fields.
 
     Returns
     -------

@@ -201,6 +201,9 @@ def test_arguments(fields, tmp_path, monkeypatch):
         run_survey([fields[0], fields[0]], tmp_path / 'run')
     with pytest.raises(TypeError, match="no argument 'thresholdd'"):
         run_survey(fields, tmp_path / 'run', thresholdd=0.3)
+    # Each field would fail, as an image that has been read states its own.
+    with pytest.raises(ValueError, match='fwhm must be given to find_fields'):
+        run_survey(fields, tmp_path / 'run', fwhm=3.0)
     with pytest.raises(ConnectionError, match=r"client must .* got 'inproc://1' \("):
         run_survey(fields, tmp_path / 'run', client='inproc://1')
     (tmp_path / 'file').write_text('')
