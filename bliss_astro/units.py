@@ -63,7 +63,8 @@ def median(values):
     if np.isnan(high.max()):
         return values.dtype.type(np.nan)
     middle = high[0] if values.size % 2 else values[:place].max()
-    return np.mean([middle, high[0]], dtype=values.dtype)
+    # Of the scalar type, as that of values from a file has another order of bytes.
+    return np.mean([middle, high[0]], dtype=values.dtype.type)
 
 
 def median_and_scatter(values):

@@ -57,7 +57,7 @@ def test_box_mean(rng, side):
 
 
 @pytest.mark.parametrize('shape', [(7, 9), (4, 5)])
-@pytest.mark.parametrize('dtype', [np.float32, float, int])
+@pytest.mark.parametrize('dtype', [np.float32, '>f4', float, int])
 def test_median(rng, shape, dtype):
     values = (100 * rng.normal(size=shape)).astype(dtype)
     assert median(values) == np.median(values)
