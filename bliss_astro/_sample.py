@@ -12,6 +12,9 @@ LARGE = 4096**2
 # Pixels of the windows of a sample, the side of one, and pixels around each, as far as
 # stamps of stars reach.
 _MAX_PIXELS, _WINDOW, _MARGIN = 3_000_000, 320, 64
+# Share of the good pixels that a sample must see, over that of all; every which pixel
+# along each axis is looked at for that.
+_LEAST_SHARE, _EVERY = 0.5, 8
 # Pixels on the borders between windows that are left out, so that noise a lag apart is
 # that of pixels a lag apart.
 _SEAM = 2
@@ -32,7 +35,9 @@ class Sample:
     """
     Windows spread over a large image, side by side with the pixels around each.
 
-    An image that is not large is its own sample, with windows in it.
+    An image that is not large is its own sample, with windows in it. So is one whose
+    windows see few of its good pixels, as far as the ``bad`` ones ``(ny, nx)`` are
+    known: what is exposed may be a strip.
 
     Attributes
     ----------
@@ -46,19 +51,19 @@ class Sample:
         Shapes of the sample and of the image.
     """
 
-    def __init__(self, shape):
+    def __init__(self, shape, bad=None):
         self.image_shape, self.windows = tuple(shape), windows_of(shape)
-        self.is_large = math.prod(shape) > LARGE
-        self.cut = tuple([slice(0, n)] for n in shape)
-        if self.is_large:
-            self.cut = tuple(
-                [
-                    slice(max(w.start - _MARGIN, 0), min(w.stop + _MARGIN, n))
-                    for w in own
-                ]
-                for own, n in zip(self.windows, shape, strict=True)
-            )
+        every = tuple([slice(0, n)] for n in shape)
+        self.cut = tuple(
+            [slice(max(w.start - _MARGIN, 0), min(w.stop + _MARGIN, n)) for w in own]
+            for own, n in zip(self.windows, shape, strict=True)
+        )
         self._index = [indices(part) for part in self.cut]
+        self.is_large = math.prod(shape) > LARGE
+        if self.is_large and bad is not None and self._misses(bad):
+            self.is_large, self.windows = False, every
+        if not self.is_large:
+            self.cut, self._index = every, [np.arange(n) for n in shape]
         self.shape = tuple(map(len, self._index))
         if self.is_large:
             # Windows lie apart, so that each of their pixels is there once.
@@ -66,6 +71,12 @@ class Sample:
                 [slice(*np.searchsorted(index, [w.start, w.stop])) for w in own]
                 for own, index in zip(self.windows, self._index, strict=True)
             ]
+
+    def _misses(self, bad):
+        """Whether few of the good pixels are in the sample."""
+        good = ~bad[::_EVERY, ::_EVERY]
+        seen = ~bad[np.ix_(*(index[::_EVERY] for index in self._index))]
+        return seen.mean() < _LEAST_SHARE * good.mean()
 
     def pixels(self, value):
         """The sample of a map; a number, or a map of the sample, as it is."""

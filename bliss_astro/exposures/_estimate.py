@@ -77,7 +77,7 @@ class _Image:
     @property
     def sample(self):
         """The exposure, or the `Sample` of a large one."""
-        return Sample(self.exposure.shape).of(self.exposure)
+        return Sample(self.exposure.shape, self.exposure.mask).of(self.exposure)
 
     def _set(self, how=None, **changes):
         """Change the exposure, and note how a number was estimated."""
@@ -136,7 +136,7 @@ class _Image:
                 warn_of_dark(before, self.exposure, self._estimated)
                 return
             self.exposure, self._noise = before, noise
-        if has_steps(Sample(before.shape).of(before)):
+        if has_steps(self.sample):
             warn(
                 'the sky of data changes abruptly, and a background on a mesh does not '
                 'follow it: fluxes are off there. Give a map, or detect in each half '
@@ -197,7 +197,7 @@ class _Image:
         # Without a gain the sources' share of a total error cannot be taken
         # out pixel by pixel; the fainter half of the pixels has next to none.
         some = self.sample
-        error, good = Sample(good.shape).pixels(error), ~some.mask
+        error, good = Sample(good.shape, ~good).pixels(error), ~some.mask
         signal = some.data - some.background
         self._estimated['bkg_error'] = 'median of the uncertainty of the fainter half'
         return float(np.median(error[good & (signal <= np.median(signal[good]))]))

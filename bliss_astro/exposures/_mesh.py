@@ -347,8 +347,8 @@ def _slope(level, scatter, frame):
         solution = np.linalg.lstsq(design * root[:, None], values * root)[0]
         # Sources in cells are held back, as least absolute deviations do.
         off = np.abs(values - design @ solution)
-        weights = whole / np.maximum(off, 1e-3 * noise)
-    if np.abs(solution[1:]).max() * height < _LEVEL_CHANGE * noise:
+        weights = whole / np.maximum(off, max(1e-3 * noise, 1e-6))
+    if np.abs(solution[1:]).max() * height <= _LEVEL_CHANGE * noise:
         return None
     return tuple(solution[1:].tolist())
 

@@ -188,7 +188,7 @@ def is_total(exposure):
     """Whether a map of the noise holds the photons of sources too."""
     from scipy.stats import spearmanr
 
-    exposure = Sample(exposure.shape).of(exposure)
+    exposure = Sample(exposure.shape, exposure.mask).of(exposure)
     good = ~exposure.mask
     signal = (exposure.data - exposure.background)[good]
     error = exposure.bkg_error[good]
@@ -214,7 +214,7 @@ def weight_noise(weight, exposure):
     require(good, 'weight', allowed, got)
     with np.errstate(divide='ignore', invalid='ignore'):
         noise = np.where(sound, 1 / np.sqrt(weight), np.nan)
-    sample = Sample(exposure.shape)
+    sample = Sample(exposure.shape, exposure.mask | ~sound)
     factor = noise_of(sample.of(exposure), sample.pixels(noise), sample.pixels(~sound))
     factor = factor.sigma
     if 1 / _WEIGHT_FACTOR < factor < _WEIGHT_FACTOR:

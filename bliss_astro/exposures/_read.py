@@ -24,7 +24,7 @@ from ._fits_image import IN_UNIT, find_plane, parse_location, read_maps, trim_se
 from ._header import COUNTS, HeaderCards
 from ._nddata import collect_nddata
 from ._psf import psf_of_fwhm
-from ._sky import estimate_background_error, measure_background
+from ._sky import estimate_background_error, measure_background, step_of
 from ._validate import check_mask, is_word, join_masks, refuse, refuse_both, strip_unit
 
 # Format of coadds, whose module registers its reader.
@@ -278,7 +278,9 @@ def change_known(exposure, given):
     fwhm, zero_point = _take_extras(given, exposure.unit)
     measured &= 'background' not in given
     if measured:
-        given['background'] = measure_background(exposure.data, exposure.mask)
+        given['background'] = measure_background(
+            exposure.data, exposure.mask, quantum=step_of(exposure)
+        )
     if 'mask' in given:
         own = check_mask('mask', given['mask'], exposure.shape)
         given['mask'] = join_masks(exposure.shape, exposure.mask, own)

@@ -142,18 +142,20 @@ def step_of_values(values):
 
 
 def measure_sky(
-    each, data, bad, shape, *, quantum=0.0, correlation=None, box_size=None
+    each, data, bad, sample, *, quantum=0.0, correlation=None, box_size=None
 ):
     """
     `SkyMesh` of an image, and, where they are known, the sky and the noise of a sample.
 
-    Arguments are those of `MeshWork`. The noise's correlation, measured unless given,
+    Arguments are those of `MeshWork`, and the `Sample` of the image whose data and bad
+    pixels these are. The noise's correlation, measured unless given,
     keeps its peaks from being taken for sources.
     """
-    work = MeshWork(each, data, bad, shape, quantum=quantum, box_size=box_size)
+    own = {'quantum': quantum, 'box_size': box_size}
+    work = MeshWork(each, data, bad, sample.image_shape, **own)
     mesh, sky, noise = work.mesh(), None, None
     if correlation is None:
-        sky = mesh.at(Sample(shape).cut)
+        sky = mesh.at(sample.cut)
         try:
             noise = noise_of_residual(data - sky, bad, quantum=quantum)
         except ValueError:
@@ -178,15 +180,16 @@ def _sections_in_memory(data, bad):
 
 def sky_of_image(data, bad, **options):
     """Sky of an image and the noise above it or None, as `measure_sky`."""
-    sample = Sample(data.shape)
-    some = sample.pixels(data), sample.pixels(bad) | sample.seams(), data.shape
+    sample = Sample(data.shape, bad)
+    some = sample.pixels(data), sample.pixels(bad) | sample.seams(), sample
     mesh, sky, noise = measure_sky(_sections_in_memory(data, bad), *some, **options)
     return mesh.map() if sky is None or sample.is_large else sky, noise
 
 
 def measure_background(data, mask, *, box_size=64, quantum=0.0):
     """Sky of an image on a mesh with cells of a side, ``(ny, nx)``."""
-    bad, sample = mask | ~np.isfinite(data), Sample(data.shape)
+    bad = mask | ~np.isfinite(data)
+    sample = Sample(data.shape, bad)
     some = sample.pixels(data), sample.pixels(bad), data.shape
     each = _sections_in_memory(data, bad)
     return MeshWork(each, *some, box_size=box_size, quantum=quantum).mesh().map()

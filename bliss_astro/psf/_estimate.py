@@ -154,7 +154,8 @@ def estimate_from(
     exposure, sample=None, *, vary='auto', radius=DEFAULT_NORMALIZATION_RADIUS
 ):
     """Estimate the PSF of an exposure, or of a `Sample` of one, without warnings."""
-    sample = Sample(exposure.shape) if sample is None else sample
+    if sample is None:
+        sample = Sample(exposure.shape, exposure.mask)
     exposure = sample.of(exposure)
     image = StarImage.of(exposure)
     sources = find_sources(image, sample.windows, threshold=_NEIGHBOUR_SNR)

@@ -202,6 +202,15 @@ def difference(first, name, unit, band):
     return None
 
 
+def load_record(path):
+    """Record of a field in a file; a ValueError if it holds none."""
+    record = json.loads(path.read_text())
+    if not (isinstance(record, dict) and {'field', 'status'} <= record.keys()):
+        msg = 'it is no record of a field'
+        raise ValueError(msg)
+    return record
+
+
 def read_records(folder, run=None):
     """
     Records of all fields of a run, dicts; of those that are damaged the reason.
@@ -210,7 +219,7 @@ def read_records(folder, run=None):
     """
     for path in sorted(Path(folder, 'fields').glob('*.json')):
         try:
-            record = json.loads(path.read_text())
+            record = load_record(path)
         except ValueError as error:
             record = {'field': path.stem, 'status': 'damaged', 'reason': str(error)}
         sha256 = (run or record).get('encoder_sha256')

@@ -29,6 +29,7 @@ from bliss_astro.exposures._set import images_by_band
 from bliss_astro.flags import decode_flags
 from bliss_astro.units import unit_text
 
+from ._done import load_record
 from ._fields import plain_value
 
 # Options that change no result, but for rounding.
@@ -145,7 +146,7 @@ def write_contents(folder, name, rows, arrays):
 def read_record(folder, name):
     """Record of a field, or None if there is none that can be read."""
     with contextlib.suppress(OSError, ValueError):
-        return json.loads(Path(folder, 'fields', f'{name}.json').read_text())
+        return load_record(Path(folder, 'fields', f'{name}.json'))
     return None
 
 

@@ -89,7 +89,7 @@ def measure_numbers(field, sample, band, run):
             return [one for one in found if one is not None]
 
         mesh, *_ = measure_sky(
-            *(each, pixels.data, pixels.mask, sample.image_shape),
+            *(each, pixels.data, pixels.mask, sample),
             quantum=step_of(pixels),
             correlation=given.get('noise_correlation'),
             # As the boxes of chunks have it, also where an image is narrow.

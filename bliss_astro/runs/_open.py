@@ -10,7 +10,7 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 
-from bliss_astro._arguments import check_integer, check_rng
+from bliss_astro._arguments import check_integer, check_rng, counted
 from bliss_astro._warnings import warn
 
 from . import _counts, _report
@@ -20,6 +20,12 @@ from ._maps import plot_map, survey_maps, write_map
 from ._merge import merged
 from ._sky import Region
 from ._table import row_of, table_of
+
+# Why fields that were worked on are left out, by their status.
+_LEFT_OUT = {
+    'other encoder': 'of another encoder',
+    'damaged': 'whose record is damaged',
+}
 
 
 def open_survey(folder):
@@ -88,20 +94,21 @@ class Survey:
 
     def refresh(self):
         """Read again what is done, of a run that is going on."""
-        lines, fields, off = [], [], []
+        lines, fields, off = [], [], {}
         for record in read_records(self.path, self.run):
             on_sky = False
-            if record['status'] == 'other encoder':
-                off.append(record['field'])
+            if record['status'] in _LEFT_OUT:
+                off.setdefault(record['status'], []).append(record['field'])
             elif record['status'] == 'done':
                 field = Field(self.path, record)
                 if on_sky := field.sky is not None:
                     fields.append(field)
             lines.append(row_of(record) | {'on_sky': on_sky})
-        if off:
+        for status, names in off.items():
             warn(
-                f'{len(off)} fields of {self.path} are of another encoder and left '
-                f'out: {", ".join(off[:3])}{" ..." * (len(off) > 3)}'
+                f'the survey in {self.path} leaves out {counted(len(names), "field")} '
+                f'{_LEFT_OUT[status]}: {", ".join(names[:3])}'
+                f'{" ..." * (len(names) > 3)}'
             )
         self._on_sky = Fields(fields)
         self.fields = table_of(lines, on_sky=bool)

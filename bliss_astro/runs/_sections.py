@@ -303,7 +303,7 @@ def _cut_maps(given, cut, image, k):
     if 'variance' in given:
         variance = given.pop('variance')
         bad = ~((variance > 0) & np.isfinite(variance))
-        noise = np.sqrt(np.where(bad, 1, variance))
+        noise = np.sqrt(np.where(bad, np.nan, variance))
         given['bkg_error'] = np.ma.MaskedArray(noise, bad)
     return given
 

@@ -26,6 +26,7 @@ from bliss_astro.detection._estimates import as_exposure
 from bliss_astro.exposures._cells import cells_of
 from bliss_astro.exposures._estimate import estimate_missing
 from bliss_astro.exposures._mesh import _filtered, _spline
+from bliss_astro.exposures._sky import measure_background
 
 NOISE, SIDE = 10.0, 256
 
@@ -155,6 +156,32 @@ def test_mesh_is_that_of_photutils(mode, rng):
     level, scatter = map(_filtered, cells_of(image, bad, box, mode=mode))
     assert_allclose(level, expected.background_mesh, rtol=1e-4, atol=1e-5)
     assert_allclose(scatter, expected.background_rms_mesh, rtol=1e-4)
+
+
+@pytest.mark.parametrize('scale', [0.1, 1.0])
+def test_images_of_few_values_have_a_sky(scale):
+    """
+    Most cells have no scatter: of photons in units of their own, or of one value.
+    """
+    counts = np.random.default_rng(1).poisson(0.05, (SIDE, SIDE)) * scale
+    for image in (counts, np.full((SIDE, SIDE), 7.5 * scale)):
+        sky = measure_background(image, np.zeros(image.shape, bool))
+        assert_allclose(sky, image.min(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_large_image_that_is_exposed_between_windows_is_measured(monkeypatch, rng):
+    for name, value in {'LARGE': 50_000, '_MAX_PIXELS': 8_000, '_MARGIN': 8}.items():
+        monkeypatch.setattr(f'bliss_astro._sample.{name}', value)
+    image = 500 + sources(2e-3, 1) + rng.normal(0, NOISE, (SIDE, SIDE))
+    # The windows of a sample end before.
+    image[:, :185] = np.nan
+    exposure, estimated = as_exposure(image)
+    assert exposure.bkg_error == pytest.approx(NOISE, rel=0.05)
+    assert estimated['psf'].startswith('fit to')
+    weight = np.where(np.isnan(image), 0, 1.0)
+    noise = rng.normal(500, NOISE, image.shape)
+    weighted, _ = as_exposure(np.where(weight > 0, image, noise), weight=weight)
+    assert np.median(weighted.bkg_error) == pytest.approx(NOISE, rel=0.05)
 
 
 def test_what_is_given_is_kept():

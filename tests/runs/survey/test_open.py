@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from bliss_astro import detect_sources
 from bliss_astro.rendering._scene import ModelRenderer, Sources
 from bliss_astro.runs import catalog_field, find_fields, open_survey
+from bliss_astro.runs._field import read_record
 from bliss_astro.runs._sky import axes_at, chord, to_vectors
 from bliss_astro.runs._table import row_of
 
@@ -244,11 +245,17 @@ def test_fields_of_all_states(make_survey, make_field, make_wcs, tmp_path):
     make_field(folder, 'plain', None, {k: np.ones(2) for k in empty})
     make_field(folder, 'broken', make_wcs(0, 0), empty, status='failed', reason='a\nb')
     (folder / 'fields' / 'cut.json').write_text('{"field": "cu')
-    with pytest.warns(Warning, match='1 fields of .* another encoder.*: foreign$'):
+    (folder / 'fields' / 'other.json').write_text('{}')
+    with (
+        pytest.warns(Warning, match='leaves out 1 field of another encoder: foreign$'),
+        pytest.warns(Warning, match='2 fields whose record is damaged: cut, other$'),
+    ):
         survey = open_survey(folder)
+    assert read_record(folder, 'other') is None
     states = {str(row['field']): row['status'] for row in survey.fields}
     own = dict.fromkeys(['f00', 'f01', 'empty', 'plain'], 'done')
-    own |= {'foreign': 'other encoder', 'broken': 'failed', 'cut': 'damaged'}
+    own |= {'foreign': 'other encoder', 'broken': 'failed'}
+    own |= {'cut': 'damaged', 'other': 'damaged'}
     assert states == own
     on_sky = {str(row['field']) for row in survey.fields if row['on_sky']}
     assert on_sky == {'f00', 'f01', 'empty'}
