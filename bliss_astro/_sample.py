@@ -12,16 +12,17 @@ LARGE = 4096**2
 # Pixels of the windows of a sample, the side of one, and pixels around each, as far as
 # stamps of stars reach.
 _MAX_PIXELS, _WINDOW, _MARGIN = 3_000_000, 320, 64
-# Share of the good pixels that a sample must see, over that of all; every which pixel
-# along each axis is looked at for that.
+# Share of good pixels in windows, over that in the image, below which these are too
+# few; step in pixels along both axes at which this is looked at.
 _LEAST_SHARE, _EVERY = 0.5, 8
 # Pixels on the borders between windows that are left out, so that noise a lag apart is
 # that of pixels a lag apart.
 _SEAM = 2
 
 
-def windows_of(shape, max_pixels=_MAX_PIXELS):
+def windows_of(shape, max_pixels=None):
     """Slices of rows and of columns of windows spread over an image, or of all."""
+    max_pixels = _MAX_PIXELS if max_pixels is None else max_pixels
     share, spans = min(1.0, np.sqrt(max_pixels / math.prod(shape))), []
     for length in shape:
         n = max(1, int(length * share / _WINDOW)) if share < 1 else 1
@@ -35,9 +36,9 @@ class Sample:
     """
     Windows spread over a large image, side by side with the pixels around each.
 
-    An image that is not large is its own sample, with windows in it. So is one whose
-    windows see few of its good pixels, as far as the ``bad`` ones ``(ny, nx)`` are
-    known: what is exposed may be a strip.
+    An image that is not large is its own sample, with windows in it. Where these see
+    few of its good pixels, as what is exposed may be a strip, all of an image is its
+    sample, and the window; for that ``bad`` pixels ``(ny, nx)`` are given.
 
     Attributes
     ----------
@@ -53,17 +54,19 @@ class Sample:
 
     def __init__(self, shape, bad=None):
         self.image_shape, self.windows = tuple(shape), windows_of(shape)
-        every = tuple([slice(0, n)] for n in shape)
-        self.cut = tuple(
-            [slice(max(w.start - _MARGIN, 0), min(w.stop + _MARGIN, n)) for w in own]
-            for own, n in zip(self.windows, shape, strict=True)
-        )
-        self._index = [indices(part) for part in self.cut]
         self.is_large = math.prod(shape) > LARGE
-        if self.is_large and bad is not None and self._misses(bad):
-            self.is_large, self.windows = False, every
-        if not self.is_large:
-            self.cut, self._index = every, [np.arange(n) for n in shape]
+        self.cut = tuple([slice(0, n)] for n in shape)
+        if bad is not None and _misses(self.windows, bad):
+            self.is_large, self.windows = False, list(self.cut)
+        if self.is_large:
+            self.cut = tuple(
+                [
+                    slice(max(w.start - _MARGIN, 0), min(w.stop + _MARGIN, n))
+                    for w in own
+                ]
+                for own, n in zip(self.windows, shape, strict=True)
+            )
+        self._index = [indices(part) for part in self.cut]
         self.shape = tuple(map(len, self._index))
         if self.is_large:
             # Windows lie apart, so that each of their pixels is there once.
@@ -71,12 +74,6 @@ class Sample:
                 [slice(*np.searchsorted(index, [w.start, w.stop])) for w in own]
                 for own, index in zip(self.windows, self._index, strict=True)
             ]
-
-    def _misses(self, bad):
-        """Whether few of the good pixels are in the sample."""
-        good = ~bad[::_EVERY, ::_EVERY]
-        seen = ~bad[np.ix_(*(index[::_EVERY] for index in self._index))]
-        return seen.mean() < _LEAST_SHARE * good.mean()
 
     def pixels(self, value):
         """The sample of a map; a number, or a map of the sample, as it is."""
@@ -107,6 +104,12 @@ class Sample:
         maps = {name: self.pixels(value) for name, value in maps.items()}
         maps |= {'mask': maps['mask'] | self.seams(), 'wcs': None}
         return exposure.replace(data=self.pixels(exposure.data), **maps)
+
+
+def _misses(windows, bad):
+    """Whether windows see few of the good pixels."""
+    seen = ~bad[np.ix_(*(indices(part)[::_EVERY] for part in windows))]
+    return seen.mean() < _LEAST_SHARE * np.mean(~bad[::_EVERY, ::_EVERY])
 
 
 def indices(part):

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bliss_astro import _sample
 from bliss_astro._filters import smooth, spread_cells, sums_of_cells
-from bliss_astro._sample import LARGE
 from bliss_astro._threads import map_threads
 from bliss_astro.units import median
 
@@ -66,7 +66,7 @@ class Section(NamedTuple):
 
 def sections_of(shape):
     """Sections of a large image, of whole cells; or the whole of a smaller one."""
-    side = _SECTION if math.prod(shape) > LARGE else max(shape)
+    side = _SECTION if math.prod(shape) > _sample.LARGE else max(shape)
     rows, columns = (
         [slice(k, min(k + side, n)) for k in range(0, n, side)] for n in shape
     )

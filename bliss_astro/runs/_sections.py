@@ -12,6 +12,7 @@ from pathlib import Path
 import astropy.units as u
 import numpy as np
 from astropy.io import fits
+from astropy.utils.masked import Masked
 
 from bliss_astro._arguments import require
 from bliss_astro._fits import absent, check_file, has_hdu, header_wcs
@@ -203,8 +204,12 @@ def read_section(source, cut, *, extension=None, wcs=None, estimated=None, **giv
             _check_some(data, given)
             for name in {'background', 'bkg_error'} & set(given):
                 # Those that were estimated before have none.
-                if isinstance(data, u.Quantity) and not hasattr(given[name], 'unit'):
-                    given[name] = given[name] * data.unit
+                value = given[name]
+                if isinstance(data, u.Quantity) and not hasattr(value, 'unit'):
+                    if isinstance(value, np.ma.MaskedArray):
+                        # Whose products with a unit have no mask.
+                        value = Masked(value.data, value.mask)
+                    given[name] = value * data.unit
             given['wcs'] = None if wcs is None else cut_wcs(wcs, *_firsts(cut))
             exposure = exposure_of_array(data, given, estimated)
             meta = exposure.meta | {'estimated': estimated}
@@ -245,10 +250,14 @@ def _without_seams(data, cut):
 
 
 def _check_some(data, given):
-    """Raise unless a section has a pixel that is no NaN, 0 or masked."""
+    """Raise unless a section has a pixel that is no NaN, 0, masked or unweighted."""
     good = np.isfinite(np.asarray(data)) & (np.asarray(data) != 0)
-    mask = given.get('mask')
-    if not np.any(good if mask is None else good & (np.asarray(mask) == 0)):
+    good &= ~np.ma.getmaskarray(given.get('bkg_error', 0.0))
+    if is_array(given.get('mask')):
+        good &= np.asarray(given['mask']) == 0
+    if is_array(given.get('weight')):
+        good &= np.asarray(given['weight']) > 0
+    if not good.any():
         msg = 'data must have good pixels, got none in this section.'
         raise NoPixelsError(msg)
 

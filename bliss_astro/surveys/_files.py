@@ -34,7 +34,8 @@ def list_files(where, ending='', *, parameter='fields'):
     else:
         # An extension and a section may follow.
         is_file = Path(text).is_file() or Path(text.partition('[')[0]).is_file()
-        found = [text] * (is_file or '://' in text)
+        # Brackets of neither are a set of letters.
+        found = [text] * (is_file or '://' in text) or glob.glob(text)  # noqa: PTH207
     if not found:
         raise FileNotFoundError(must(parameter, 'name files', f'{text!r} with none'))
     return sorted(path for path in found if not Path(path).is_dir())

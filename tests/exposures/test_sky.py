@@ -169,8 +169,9 @@ def test_images_of_few_values_have_a_sky(scale):
         assert_allclose(sky, image.min(), rtol=1e-6, atol=1e-6)
 
 
-def test_a_large_image_that_is_exposed_between_windows_is_measured(monkeypatch, rng):
-    for name, value in {'LARGE': 50_000, '_MAX_PIXELS': 8_000, '_MARGIN': 8}.items():
+@pytest.mark.parametrize('large', [50_000, 100_000])
+def test_what_is_exposed_between_windows_is_measured(large, monkeypatch, rng):
+    for name, value in {'LARGE': large, '_MAX_PIXELS': 8_000, '_MARGIN': 8}.items():
         monkeypatch.setattr(f'bliss_astro._sample.{name}', value)
     image = 500 + sources(2e-3, 1) + rng.normal(0, NOISE, (SIDE, SIDE))
     # The windows of a sample end before.
