@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import _networks  # noqa: F401  (path of the harness)
 import numpy as np
 import torch
 from astropy.io import fits

@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import _networks  # noqa: F401  (path of the harness)
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
