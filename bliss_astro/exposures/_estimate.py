@@ -13,7 +13,13 @@ from bliss_astro.units import median
 from ._areas import has_steps, mask_dark, mask_exact_areas, warn_of_dark
 from ._exposure import Exposure
 from ._header import gain_failure
-from ._nddata import is_total, mask_without_error, sky_noise, weight_noise
+from ._nddata import (
+    is_total,
+    mask_without_error,
+    mask_without_weight,
+    sky_noise,
+    weight_noise,
+)
 from ._noise import NO_NOISE
 from ._sky import estimate_background_error, noise_of, sky_of_image, step_of
 from ._validate import check_saturation
@@ -50,6 +56,8 @@ def estimate_missing(data, given, estimated, *, error=None, cards=None, weight=N
         check_saturation(exposure)
     if error is not None:
         exposure = mask_without_error(exposure, error)
+    if weight is not None:
+        exposure, weight = mask_without_weight(exposure, weight)
     exposure = mask_exact_areas(exposure, estimated)
     image = _Image(exposure, given, estimated, error, cards, weight)
     image.estimate_sky_and_noise()
@@ -111,10 +119,8 @@ class _Image:
         if self._error is not None:
             self._set(bkg_error=self._without_sources(self._error))
         elif self._weight is not None:
-            exposure = self.exposure
-            bkg_error, how = weight_noise(self._weight, exposure)
-            mask = exposure.mask | ~np.isfinite(bkg_error)
-            self._set(how, bkg_error=bkg_error, mask=mask)
+            bkg_error, how = weight_noise(self._weight, self.exposure)
+            self._set(how, bkg_error=bkg_error)
         elif np.ndim(exposure.bkg_error) and is_total(exposure):
             warn(
                 'bkg_error grows with the light of sources, as a total error does: the '

@@ -201,8 +201,8 @@ def is_total(exposure):
     return spearmanr(signal, error).statistic > _RANK_CORRELATION
 
 
-def weight_noise(weight, exposure):
-    """Noise of the sky of a weight map (NaN where that is 0), and its source."""
+def mask_without_weight(exposure, weight):
+    """Mask pixels without a positive weight; and the weights without their unit."""
     weight = strip_unit('weight', weight, (exposure.unit or u.one) ** -2)
     weight = np.asarray(check_map('weight', weight, exposure.shape), dtype=float)
     allowed = 'be a map (bkg_error may be a number)'
@@ -212,6 +212,12 @@ def weight_noise(weight, exposure):
     good = got == 'none' and np.any(sound & ~exposure.mask)
     allowed = 'not be negative, and positive in some good pixels'
     require(good, 'weight', allowed, got)
+    return exposure.replace(mask=exposure.mask | ~sound), weight
+
+
+def weight_noise(weight, exposure):
+    """Noise of the sky of a weight map (NaN where that is 0), and its source."""
+    sound = np.isfinite(weight) & (weight > 0)
     with np.errstate(divide='ignore', invalid='ignore'):
         noise = np.where(sound, 1 / np.sqrt(weight), np.nan)
     sample = Sample(exposure.shape, exposure.mask | ~sound)

@@ -23,7 +23,7 @@ from ._sections import as_pixels, is_array, is_measured
 _NUMBERS = 'bkg_error', 'effective_gain', 'noise_correlation', 'weight_scale'
 # In their place where pixels alone are wanted: nothing is estimated then.
 _PIXELS = {'background': 0.0, 'bkg_error': 1.0, 'effective_gain': 1.0}
-_PIXELS |= {'noise_correlation': (0.0, 0.0), 'weight': None, 'weight_scale': None}
+_PIXELS |= {'noise_correlation': (0.0, 0.0), 'weight_scale': None}
 _PIXELS |= {'psf': None, 'fwhm': None, 'zero_point': None}
 # Relative scatter of the widths of stars about the PSF of a mosaic, beyond that of
 # their errors, from which on each chunk has its own.
@@ -82,7 +82,7 @@ def measure_numbers(field, sample, band, run):
     given, mesh, own = field.given(band), None, {}
     if is_measured(given.get('background')):
         with collect_warnings():
-            pixels = field.read(band, sample.cut, **_PIXELS)
+            pixels = _read_pixels(field, band, sample.cut)
 
         def each(function, of):
             found = run(on_section, lambda f: (band, function, *of(section_of(f))))
@@ -125,6 +125,13 @@ def measure_numbers(field, sample, band, run):
     return own, mesh
 
 
+def _read_pixels(field, band, cut):
+    """Pixels of a field, and which are bad: without weight too, if there are any."""
+    weighted = field.given(band).get('weight') is not None
+    own = {'bkg_error': None, 'weight_scale': 1.0} if weighted else {}
+    return field.read(band, cut, **_PIXELS | own)
+
+
 def section_of(field):
     """Section of a chunk."""
     return Section(field.cut, tuple(slice(*own) for own in field.owned[::-1]))
@@ -135,7 +142,7 @@ def on_section(field, band, function, *args):
     section = section_of(field)
     try:
         with collect_warnings():
-            pixels = field.read(band, field.cut, **_PIXELS)
+            pixels = _read_pixels(field, band, field.cut)
     except Exception:  # noqa: BLE001 (the run says of which chunk and why)
         return None
     return section, function(pixels.data, pixels.mask, section, *args)

@@ -223,6 +223,11 @@ class TestMaps:
         weight[:, :7] = 0
         exposure, _ = as_exposure(image, weight=weight, psf=PSFModel())
         assert_array_equal(exposure.mask[10], np.arange(90) < 7)
+        # Whatever their pixels are, the sky does not see them.
+        strange = np.where(weight == 0, 9e3, image)
+        other, _ = as_exposure(strange, weight=weight, psf=PSFModel())
+        assert_array_equal(other.background, exposure.background)
+        assert_array_equal(other.bkg_error, exposure.bkg_error)
 
     def test_numbers_are_in_the_unit_of_the_image(self, path):
         exposure = Exposure.read(path, bkg_error=NOISE, background=SKY * u.adu)

@@ -402,6 +402,20 @@ def test_weights_and_bands_have_one_scale(sky):
     assert exposure.mask[300:400, 100:200].all()
 
 
+def test_the_sky_is_that_of_pixels_with_weight(sky):
+    data, given = sky
+    weight = np.ones(data.shape)
+    weight[:, 500:] = 0
+    data = np.where(weight == 0, data + 500.0, data)
+    given = {name: given[name] for name in ('psf', 'effective_gain')}
+    whole, _ = as_exposure(data, weight=weight, **given)
+    fields = fields_of(data, 512, 64, weight=weight, **given)
+    for field in prepare_mosaic(fields, n_threads=1, density=1e-3):
+        (x0, x1), (y0, y1) = field.options['box']
+        expected = whole.background[y0:y1, x0:x1]
+        np.testing.assert_allclose(field.open().background, expected, rtol=1e-6)
+
+
 def test_empty_chunks_are_left_out(sky):
     data, given = sky
     data = data[:768, :768].copy()
