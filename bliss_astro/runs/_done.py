@@ -20,11 +20,14 @@ from ._sky import FieldSky, chord, pixels_of, to_degrees
 _DEPTH_STEP, _LEVEL, _EDGE = 0.1, 1e6, 12
 # Factor of the rank of a field that has less than half of its pixels at a place.
 _MASKED = 1e-6
+# What to do about fields that do not belong together.
 LEFT_OUT = 'Of fields to be left out, remove ID.json in'
 # Pixels around a region from which rows may be the same as those inside.
 _MARGIN = 20
 # Pixels of fields that are worked on together, some 100 bytes a cell of 32 x 32 each.
 _BATCH = 3e7
+# Order of the pixels of the sky (3.4 arcmin) by which neighbours are found.
+_ORDER = 10
 
 
 class Field:
@@ -171,7 +174,7 @@ class Fields:
         Yields fields, those that touch them too, and indices of the ones that are next.
         """
         near = self.touching(region)
-        places = pixels_of(10, *to_degrees(self._middles[near]))
+        places = pixels_of(_ORDER, *to_degrees(self._middles[near]))
         near = near[np.argsort(places, kind='stable')]
         sizes = np.cumsum([np.prod(self.all[k].sky.shape) for k in near])
         cuts = np.flatnonzero(np.diff(sizes // _BATCH)) + 1

@@ -221,7 +221,7 @@ def _choose_bands(found, bands):
     # One band, or several of one letter each.
     bands = [bands] if isinstance(bands, str) and bands in there else list(bands)
     allowed = "be left out, as the files are not by band (in a table, by column 'band')"
-    allowed = f'be of {known}' if known else allowed
+    allowed = f'be among those of the files, {known}' if known else allowed
     require(bands and {*bands} <= there - {''}, 'bands', allowed, ', '.join(bands))
     for field in found:
         field['files'] = {band: field['files'].get(band) for band in bands}

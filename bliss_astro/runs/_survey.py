@@ -133,15 +133,15 @@ def run_survey(
     ConnectionError, RuntimeError
         If the scheduler cannot be reached; if it is lost.
 
+    TypeError, ValueError
+        If an argument is not allowed; if the first fields have fluxes in different
+        units or reference bands. A later one that differs from them fails.
+
     Warns
     -----
     AstropyUserWarning
         If the cluster has no workers yet, if fields of earlier calls are not in the
         list, or if no field has a place on the sky.
-
-    TypeError, ValueError
-        If an argument is not allowed; if the first fields have fluxes in different
-        units or reference bands. A later one that differs from them fails.
 
     Examples
     --------
